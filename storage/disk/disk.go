@@ -111,7 +111,7 @@ type Mapping interface {
 	Unmap() error
 }
 
-// labeled gives a file another label, for one call site.
+// relabeler is a file that can be given another label.
 type relabeler interface{ withLabel(Label) File }
 
 // WithLabel returns f under another label: its operations are the same file's,

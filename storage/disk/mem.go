@@ -80,6 +80,11 @@ type ShortWrite struct {
 func (s ShortWrite) Error() string { return fmt.Sprintf("short write of %d bytes: %v", s.N, s.Err) }
 func (s ShortWrite) Unwrap() error { return s.Err }
 
+// ErrPretend, returned by a hook for a write or a sync, reports success without
+// doing anything: a disk that lies, or a step that a test leaves out to show
+// what it is good for.
+var ErrPretend = errors.New("disk: success reported, nothing done")
+
 type memFile struct {
 	data    []byte // what readers see; len is the size
 	durable []byte // what the disk holds; len is the size in the durable inode
@@ -692,7 +697,9 @@ func (h *memHandle) WriteAt(p []byte, off int64) (int, error) {
 	op := Op{Kind: OpWrite, Label: h.label, Name: h.name, Off: off, Len: len(p)}
 	err := h.fs.check(op)
 	var short ShortWrite
-	if errors.As(err, &short) {
+	if errors.Is(err, ErrPretend) {
+		return len(p), nil
+	} else if errors.As(err, &short) {
 		p = p[:min(short.N, len(p))]
 	} else if err != nil {
 		return 0, fail(op, err)
@@ -754,6 +761,9 @@ func (h *memHandle) Datasync() error {
 	defer h.fs.mu.Unlock()
 	if h.closed {
 		return fail(op, fs.ErrClosed)
+	}
+	if errors.Is(err, ErrPretend) {
+		return nil
 	}
 	h.f.sync(err == nil, h.fs.rng)
 	if err != nil {

@@ -142,10 +142,13 @@ func (o *osFile) control(op string, call func(fd int) error) error {
 	err = raw.Control(func(fd uintptr) {
 		callErr = ignoreEINTR(func() error { return call(int(fd)) })
 	})
-	if err == nil && callErr != nil {
-		err = &fs.PathError{Op: op, Path: o.f.Name(), Err: callErr}
+	if err != nil {
+		callErr = fs.ErrClosed // the one reason there is not to call
 	}
-	return labeled(o.label, err)
+	if callErr != nil {
+		callErr = &fs.PathError{Op: op, Path: o.f.Name(), Err: callErr}
+	}
+	return labeled(o.label, callErr)
 }
 
 func (o *osFile) Allocate(off, n int64) error {
