@@ -75,9 +75,7 @@ func (d *headerDecoder) decode(frame []byte, cmd *Command) error {
 	if n > len(frame)-8 {
 		return fmt.Errorf("%w: header of %d bytes in a frame of %d", ErrFrame, n, len(frame))
 	}
-	ext := cmd.Ext[:0]
-	clear(ext[:cap(ext)])
-	*cmd = Command{Serialize: Serialize(word >> 24), Ext: ext, Body: frame[8+n:]}
+	*cmd = Command{Serialize: Serialize(word >> 24), Ext: cmd.Ext[:0], Body: frame[8+n:]}
 	var err error
 	switch cmd.Serialize {
 	case JSON:

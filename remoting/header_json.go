@@ -2,6 +2,7 @@ package remoting
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -66,9 +67,10 @@ func (d *headerDecoder) decodeJSON(cmd *Command, b []byte) error {
 	}
 	text := string(b)
 	cmd.Remark = text[remark.from:remark.to]
-	for i := 0; i < len(d.spans); i += 2 {
-		k, v := d.spans[i], d.spans[i+1]
-		cmd.Ext = append(cmd.Ext, Field{text[k.from:k.to], text[v.from:v.to]})
+	cmd.Ext = slices.Grow(cmd.Ext, len(d.spans)/2)[:len(d.spans)/2]
+	for i := range cmd.Ext {
+		k, v := d.spans[2*i], d.spans[2*i+1]
+		cmd.Ext[i] = Field{text[k.from:k.to], text[v.from:v.to]}
 	}
 	return nil
 }

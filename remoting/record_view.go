@@ -177,3 +177,6 @@ func DecodeRecords(body []byte) ([]RecordView, error) {
 	}
 	return list, nil
 }
+
+// TopicBytes returns the topic, in the view's bytes.
+func (v RecordView) TopicBytes() []byte { return v.b[v.topic.from:v.topic.to] }

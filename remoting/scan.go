@@ -45,6 +45,13 @@ func (s *scanner) fail(what string) {
 
 // peek returns the next byte that is not white space without taking it, 0 at the end.
 func (s *scanner) peek() byte {
+	if s.pos < len(s.b) && s.b[s.pos] > ' ' {
+		return s.b[s.pos]
+	}
+	return s.peekFar()
+}
+
+func (s *scanner) peekFar() byte {
 	for s.pos < len(s.b) {
 		switch c := s.b[s.pos]; c {
 		case ' ', '\t', '\n', '\r':
@@ -174,25 +181,27 @@ func (s *scanner) quoted() []byte {
 	}
 	s.pos++
 	start := s.pos
-	for i := start; i < len(s.b); i++ {
-		switch s.b[i] {
-		case '"':
+	for i, c := range s.b[start:] {
+		if c != '"' && c != '\\' {
+			continue
+		}
+		i += start
+		if c == '"' {
 			s.pos = i + 1
 			return s.b[start:i]
-		case '\\':
-			if s.owns {
-				return s.unescape(start, i)
-			}
-			s.pos = start - 1
-			s.skipString()
-			if s.err != nil {
-				return nil
-			}
-			own := scanner{b: append([]byte(nil), s.b[start:s.pos]...), owns: true}
-			t := own.unescape(0, i-start)
-			s.err = own.err
-			return t
 		}
+		if s.owns {
+			return s.unescape(start, i)
+		}
+		s.pos = start - 1
+		s.skipString()
+		if s.err != nil {
+			return nil
+		}
+		own := scanner{b: append([]byte(nil), s.b[start:s.pos]...), owns: true}
+		t := own.unescape(0, i-start)
+		s.err = own.err
+		return t
 	}
 	s.fail("unterminated string")
 	return nil
