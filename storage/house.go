@@ -1,0 +1,348 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// housekeeper does on a goroutine of its own what need not hold up the writer:
+// it starts write-back, flushes queues when much is pending, and removes what
+// was trimmed or dropped.
+type housekeeper struct {
+	store *Store
+	kick  chan struct{}
+
+	pending atomic.Int64 // bytes of units that wait in memory
+	written atomic.Int64 // start write-back up to here
+	started int64        // it was started up to here
+	full    atomic.Bool  // flush the queues
+	drop    atomic.Bool  // remove the doomed topics' files
+	sweep   atomic.Bool  // look for segments that a crash left behind
+
+	mu      sync.Mutex
+	trimmed []*segment // to be let go, once the checkpoint knows
+	removed []*segment // nobody reads them any more
+	topics  []TopicID  // dropped, and not yet known to the checkpoint
+
+	files []fileKey // of queues, to be removed once the checkpoint knows; of whoever holds maintain
+}
+
+func (h *housekeeper) init(s *Store) {
+	h.store, h.kick = s, make(chan struct{}, 1)
+	s.wg.Go(h.run)
+}
+
+func (h *housekeeper) writeback(end int64) { h.written.Store(end); poke(h.kick) }
+func (h *housekeeper) flush()              { h.full.Store(true); poke(h.kick) }
+
+// reset drops all work and returns the segments that were to be let go.
+func (h *housekeeper) reset() []*segment {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	gone := h.trimmed
+	h.trimmed, h.removed, h.files = nil, nil, nil
+	h.pending.Store(0)
+	return gone
+}
+
+// begin sets to work on a log that was resumed at its end.
+func (h *housekeeper) begin(end int64) {
+	h.written.Store(end)
+	h.sweep.Store(true)
+	h.drop.Store(true)
+	poke(h.kick)
+}
+
+func (h *housekeeper) run() {
+	for {
+		select {
+		case <-h.store.stop:
+			return
+		case <-h.kick:
+			h.store.startWriteback()
+			h.store.keepHouse()
+		}
+	}
+}
+
+// startWriteback has the kernel begin to write back what was appended.
+func (s *Store) startWriteback() {
+	h := &s.house
+	to := h.written.Load()
+	from := max(h.started, to-16*writebackBytes)
+	if from > to { // a Resume went back
+		from = to
+	}
+	h.started = to
+	for from < to {
+		base := from - from%s.opts.SegmentSize
+		end := min(to, base+s.opts.SegmentSize)
+		f, err := s.files.get(fileKey{base: base}, false)
+		if err == nil {
+			err = f.StartWriteback(from-base, end-from)
+			s.files.put(f)
+		}
+		if err != nil && !isNotExist(err) {
+			// A hint only. If the disk is ill, the next sync says so.
+			s.log.Warn("write-back cannot be started", "segment", base, "error", err)
+		}
+		from = end
+	}
+}
+
+func (s *Store) keepHouse() {
+	s.maintain.Lock()
+	defer s.maintain.Unlock()
+	h := &s.house
+	if s.Err() != nil || s.hurry.Load() {
+		return
+	}
+	if h.full.Swap(false) {
+		if err := s.flushQueues(); err != nil && !errors.Is(err, ErrNoSpace) {
+			s.log.Error("queues cannot be flushed", "error", s.fail(fmt.Errorf("flush of the queues: %w", err)))
+			return
+		}
+	}
+	if err := s.letGo(); err != nil {
+		s.log.Error("what was trimmed cannot be removed", "error", err)
+	}
+	if h.sweep.Swap(false) {
+		s.sweepSegments()
+	}
+	s.removeSegments()
+	if h.drop.Swap(false) {
+		s.removeTopics()
+	}
+}
+
+// Trim removes everything below newMin from the CommitLog: whole segments, so
+// Min becomes the begin of the segment that newMin is in. It is a replicated
+// decision. Reads below give ErrTrimmed at once; the files go in the background,
+// a segment's once nobody reads it, a queue's once its last unit's record is
+// below Min and it is not the queue's last file.
+func (s *Store) Trim(newMin int64) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	st := *s.state.Load()
+	if newMin > st.end {
+		return fmt.Errorf("%w: trim to %d, the log ends at %d", ErrBeyond, newMin, st.end)
+	}
+	newMin -= newMin % s.opts.SegmentSize
+	if newMin <= st.min {
+		return nil
+	}
+	n := 0
+	for n < len(st.segs) && st.segs[n].end() <= newMin {
+		n++
+	}
+	gone := st.segs[:n]
+	st.segs, st.min = slices.Clone(st.segs[n:]), newMin
+	s.state.Store(&st)
+	s.writer.mapped = slices.DeleteFunc(s.writer.mapped, func(g *segment) bool { return slices.Contains(gone, g) })
+	s.gaps.trim(newMin)
+	if x := s.index.Load(); x != nil {
+		x.Trim(newMin)
+	}
+	s.house.mu.Lock()
+	s.house.trimmed = append(s.house.trimmed, gone...)
+	s.house.mu.Unlock()
+	poke(s.house.kick)
+	s.repairChanged()
+	return nil
+}
+
+// letGo removes the files below the log's begin. The checkpoint has to know
+// first: a replay from before the trim must not look for them.
+func (s *Store) letGo() error {
+	h := &s.house
+	h.mu.Lock()
+	gone := h.trimmed
+	h.trimmed = nil
+	h.mu.Unlock()
+	st := s.state.Load()
+	if len(gone) == 0 && st.min <= s.checkpoint.floor {
+		return nil
+	}
+	again := func(err error) error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.trimmed = append(gone, h.trimmed...)
+		return err
+	}
+	if err := s.trimQueues(st.min); err != nil {
+		return again(err)
+	}
+	c := *s.checkpoint
+	c.floor = max(c.floor, st.min)
+	s.collectFacts(&c, false)
+	if err := s.saveCheckpoint(&c); err != nil {
+		if err = noSpace(err); errors.Is(err, ErrNoSpace) {
+			return again(err)
+		}
+		return s.fail(err)
+	}
+	for _, g := range gone {
+		if g.w != nil {
+			if err := g.w.Close(); err != nil {
+				s.log.Error("a file cannot be closed", "error", err)
+			}
+			g.w = nil
+		}
+		g.retire(true)
+	}
+	for _, key := range h.files {
+		s.removeFile(key)
+	}
+	h.files = nil
+	return nil
+}
+
+// trimQueues moves the queues' fronts over files of which even the last unit's
+// record is below begin. The last file stays.
+func (s *Store) trimQueues(begin int64) error {
+	for _, q := range s.allQueues() {
+		for {
+			q.mu.Lock()
+			file, last := queueFile(q.front), queueFile(max(0, q.flushed-1))
+			q.mu.Unlock()
+			if file >= last {
+				break
+			}
+			u, err := q.unit(file + unitsPerFile - 1)
+			if errors.Is(err, ErrMissing) || errors.Is(err, ErrDropped) {
+				break // a later trim will find it
+			}
+			if err != nil {
+				return err
+			}
+			if u.Phys >= begin {
+				break
+			}
+			q.mu.Lock()
+			q.front = file + unitsPerFile
+			q.mu.Unlock()
+			s.house.files = append(s.house.files, fileKey{queue: q, base: file}, fileKey{queue: q, base: file, sums: true})
+		}
+	}
+	return nil
+}
+
+// removeSegment is called with the last reference on a trimmed segment.
+func (s *Store) removeSegment(g *segment) {
+	s.house.mu.Lock()
+	s.house.removed = append(s.house.removed, g)
+	s.house.mu.Unlock()
+	poke(s.house.kick)
+}
+
+// removeSegments removes the files of segments that nobody reads any more. Not
+// those from before a Resume: their names may be in use again.
+func (s *Store) removeSegments() {
+	h := &s.house
+	h.mu.Lock()
+	removed := h.removed
+	h.removed = nil
+	h.mu.Unlock()
+	epoch := s.state.Load().epoch
+	for _, g := range removed {
+		if g.epoch == epoch {
+			s.removeFile(fileKey{base: g.base})
+			s.removeFile(fileKey{base: g.base, sums: true})
+		}
+	}
+}
+
+// removeFile removes a file that nothing needs any more. That it stays costs
+// room only.
+func (s *Store) removeFile(key fileKey) {
+	s.files.drop(func(k fileKey) bool { return k == key })
+	if err := s.fs.Remove(LabelTrim, key.path(s.dir)); err != nil && !isNotExist(err) {
+		s.log.Error("a file that is no longer needed cannot be removed", "error", err)
+	}
+}
+
+// sweepSegments removes segments below the log's begin that a crash or a Resume
+// left behind.
+func (s *Store) sweepSegments() {
+	st := s.state.Load()
+	for _, sums := range []bool{false, true} {
+		dir := s.dir + "/" + commitLogDir
+		if sums {
+			dir = s.dir + "/" + sumsDir
+		}
+		entries, err := s.fs.ReadDir(LabelTrim, dir)
+		if err != nil {
+			s.log.Error("a directory cannot be listed", "error", err)
+			return
+		}
+		for _, e := range entries {
+			if base, ok := parseOffsetName(e.Name()); ok && base%s.opts.SegmentSize == 0 && base < st.min {
+				s.removeFile(fileKey{base: base, sums: sums})
+			}
+		}
+	}
+}
+
+// DropTopic takes a topic's queues out of the store. Their files go when a
+// manifest pinned later has been synced: until then a replay needs to find them.
+func (s *Store) DropTopic(topic string, incarnation uint64) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	t := TopicID{topic, incarnation}
+	w := &s.writer
+	w.order = slices.DeleteFunc(w.order, func(q *Queue) bool {
+		if q.id.topic() != t {
+			return false
+		}
+		s.dropQueue(q)
+		return true
+	})
+	s.house.mu.Lock()
+	defer s.house.mu.Unlock()
+	s.house.topics = append(s.house.topics, t)
+	return nil
+}
+
+func (s *Store) dropQueue(q *Queue) {
+	s.queuesMu.Lock()
+	delete(s.queues, q.id)
+	s.queuesMu.Unlock()
+	q.mu.Lock()
+	q.dropped = true
+	if q.tail != nil {
+		s.house.pending.Add(-int64(len(q.tail.pending)))
+	}
+	q.mu.Unlock()
+	s.repair.forget(q)
+}
+
+// topicsDone takes topics that a checkpoint calls doomed off the list.
+func (h *housekeeper) topicsDone(done []TopicID) {
+	h.mu.Lock()
+	h.topics = slices.DeleteFunc(h.topics, func(t TopicID) bool { return slices.Contains(done, t) })
+	h.mu.Unlock()
+	h.drop.Store(true)
+	poke(h.kick)
+}
+
+// removeTopics removes the files of the topics that the checkpoint calls doomed.
+func (s *Store) removeTopics() {
+	c := *s.checkpoint
+	if len(c.doomed) == 0 {
+		return
+	}
+	for _, t := range c.doomed {
+		s.files.drop(func(k fileKey) bool { return k.queue != nil && k.queue.id.topic() == t })
+		if err := s.fs.RemoveAll(LabelTrim, topicPath(s.dir, t)); err != nil {
+			s.log.Error("the files of a deleted topic cannot be removed, it is tried again at the next snapshot", "topic", t, "error", err)
+			return
+		}
+	}
+	c.doomed = nil
+	s.checkpoint = &c // the next one written says so
+}
