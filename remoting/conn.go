@@ -100,6 +100,7 @@ type Conn struct {
 	pending   int           // bytes enqueued and not written
 	room      chan struct{} // closed when pending has fallen; nil if nobody waits
 	calls     map[int32]*call
+	freeCalls []*call
 	opaque    int32
 	slots     []uint32 // generation of each slot for a request in flight
 	freeSlots []uint32

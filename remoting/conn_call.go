@@ -3,7 +3,6 @@ package remoting
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 )
 
@@ -19,8 +18,6 @@ type answer struct {
 	resp *Command
 	err  error
 }
-
-var callPool = sync.Pool{New: func() any { return &call{answer: make(chan answer, 1)} }}
 
 func (k *call) complete(resp *Command, err error) {
 	if k.done == nil {
@@ -45,8 +42,6 @@ func (c *Conn) Call(ctx context.Context, req *Command) (*Command, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, because(ErrNotSent, err)
 	}
-	k := callPool.Get().(*call)
-	var opaque int32
 	for {
 		c.mu.Lock()
 		if c.err != nil || c.pending <= c.cfg.MaxPending {
@@ -57,14 +52,16 @@ func (c *Conn) Call(ctx context.Context, req *Command) (*Command, error) {
 		select {
 		case <-room:
 		case <-ctx.Done():
-			callPool.Put(k)
 			return nil, because(ErrNotSent, because(ErrFull, ctx.Err()))
 		}
 	}
+	k := c.takeCall()
 	opaque, err := c.start(k, req)
+	if err != nil {
+		c.freeCalls = append(c.freeCalls, k)
+	}
 	c.mu.Unlock()
 	if err != nil {
-		callPool.Put(k)
 		return nil, err
 	}
 	var a answer
@@ -78,8 +75,22 @@ func (c *Conn) Call(ctx context.Context, req *Command) (*Command, error) {
 			a = <-k.answer
 		}
 	}
-	callPool.Put(k)
+	c.mu.Lock()
+	c.freeCalls = append(c.freeCalls, k)
+	c.mu.Unlock()
 	return a.resp, a.err
+}
+
+// takeCall returns a call of a Call that has ended, or a new one. The lock is held. There is no pool for all connections, as a channel made in
+// a synctest bubble must stay there.
+func (c *Conn) takeCall() *call {
+	n := len(c.freeCalls)
+	if n == 0 {
+		return &call{answer: make(chan answer, 1)}
+	}
+	k := c.freeCalls[n-1]
+	c.freeCalls = c.freeCalls[:n-1]
+	return k
 }
 
 // CallAsync sends req and calls done exactly once: with the answer, or after timeout (0: never) with ErrLimbo and ErrTimeout, or when the

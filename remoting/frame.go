@@ -28,13 +28,13 @@ func frameSize(b []byte, limit int) (int, error) {
 	total := int64(int32(getUint32(b)))
 	switch {
 	case total < 0, total+framePrefix > int64(limit):
-		err := fmt.Errorf("%w: it claims %d bytes, the limit is %d", ErrFrameTooLarge, uint32(total), limit)
+		err := fmt.Errorf("%w: it claims %d bytes, the limit is %d", ErrFrameTooLarge, int64(uint32(total))+framePrefix, limit)
 		switch {
 		case b[0] == 0x16:
 			return 0, fmt.Errorf("%w; the first byte is that of a TLS handshake, and this port speaks plain", err)
-		case bytes.Equal(b, []byte("PROX")) || bytes.Equal(b, []byte("\r\n\r\n")):
+		case bytes.HasPrefix(b, []byte("PROX")) || bytes.HasPrefix(b, []byte("\r\n\r\n")):
 			return 0, fmt.Errorf("%w; the bytes are those of a PROXY protocol preamble, which is not enabled", err)
-		case bytes.Equal(b, []byte("GET ")) || bytes.Equal(b, []byte("POST")) || bytes.Equal(b, []byte("HEAD")):
+		case bytes.HasPrefix(b, []byte("GET ")) || bytes.HasPrefix(b, []byte("POST")) || bytes.HasPrefix(b, []byte("HEAD")):
 			return 0, fmt.Errorf("%w; the bytes are those of an HTTP request", err)
 		}
 		return 0, err
