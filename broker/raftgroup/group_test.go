@@ -1,0 +1,32 @@
+package raftgroup
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestMessagesSurviveTheirLeader(t *testing.T) {
+	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+		c.createTopic("T", 2)
+		var want []string
+		for round := range 5 {
+			for i := range 20 {
+				body := fmt.Sprintf("%d-%d", round, i)
+				c.deliver("T", 0, body)
+				want = append(want, body)
+			}
+			old := c.leader()
+			old.kill()
+			c.deliver("T", 1, fmt.Sprint("between", round))
+			old.start()
+		}
+		c.checkEqual()
+		for _, n := range c.nodes {
+			if got := n.bodies("T", 0); !slices.Equal(got, want) {
+				t.Errorf("%s has %d messages\n%s\nwant %d", n.id, len(got), strings.Join(got, " "), len(want))
+			}
+		}
+	})
+}

@@ -1,0 +1,200 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"unsafe"
+
+	"github.com/raftmq/raftmq/remoting"
+	"github.com/raftmq/raftmq/storage"
+)
+
+// maxStaged bounds what is staged before it is written.
+const maxStaged = 4 << 20
+
+// applyAppend stores the sends of an append command.
+func (s *State) applyAppend(r *reader) ([]Result, error) {
+	host := string(r.bytes())
+	var results []Result
+	for len(r.b) > 0 && r.err == nil {
+		flags := r.u8()
+		var key Key
+		copy(key[:], r.take(len(key)))
+		n := r.u32()
+		records := r.bytes()
+		if r.err != nil {
+			break
+		}
+		res, err := s.appendSend(flags, key, int(n), records, host)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, res)
+		if len(s.batch.Log) >= maxStaged {
+			if err := s.flush(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return results, wrap(r.err)
+}
+
+// appendSend stores one send, whole or not at all.
+func (s *State) appendSend(flags byte, key Key, n int, records []byte, host string) (Result, error) {
+	first, err := remoting.ParseRecord(records)
+	if err != nil {
+		return Result{}, wrap(err)
+	}
+	t, ok := s.topics[string(first.TopicBytes())]
+	if !ok {
+		return Result{Status: NoTopic}, nil
+	}
+	id := first.QueueID()
+	switch {
+	case s.config.SegmentSize == 0:
+		return Result{Status: NotConfigured}, nil
+	case id < 0 || id >= max(t.Config.ReadQueueNums, t.Config.WriteQueueNums) || id >= maxQueues:
+		return Result{Status: BadQueue}, nil
+	case int64(len(records)) > s.config.SegmentSize-storage.BlankSize:
+		return Result{Status: TooLarge}, nil
+	}
+	known := key != Key{} && t.dedup && s.sends.max > 0
+	if known {
+		s.sends.expire(s.logTime)
+		if e, ok := s.sends.find(key); ok && flags&flagRepeat == 0 {
+			return Result{Status: Repeated, Queue: e.queue, QueueOffset: e.queueOffset, Physical: e.phys, StoreHost: s.hosts[e.host]}, nil
+		}
+	}
+	s.place(len(records))
+	res := Result{Status: Stored, Queue: id, QueueOffset: t.queue(id).next, Physical: s.end, StoreHost: host}
+	if err := s.stage(t.queue(id), records, n); err != nil {
+		return Result{}, err
+	}
+	if known {
+		s.sends.add(sent{key: key, at: s.logTime, queue: id, queueOffset: res.QueueOffset, phys: res.Physical, host: s.host(host)})
+	}
+	return res, nil
+}
+
+// queue returns the state of a queue, which may be its first use.
+func (t *topic) queue(id int32) *queue {
+	for len(t.queues) <= int(id) {
+		n := int32(len(t.queues))
+		t.queues = append(t.queues, queue{id: storage.QueueID{Topic: t.Config.Name, Incarnation: t.Incarnation, Queue: n}})
+	}
+	return &t.queues[id]
+}
+
+// place fills up the segment if size bytes and the filler behind them do not fit
+// in it. (F3)
+func (s *State) place(size int) {
+	if len(s.batch.Log) == 0 {
+		s.batch.Pos = s.end
+	}
+	room := s.config.SegmentSize - s.end%s.config.SegmentSize
+	if int64(size)+storage.BlankSize <= room {
+		return
+	}
+	s.batch.Log = storage.AppendBlank(s.batch.Log, room)
+	s.end += room
+}
+
+// stage copies the records of a send behind what is staged, and gives them what
+// apply assigns.
+func (s *State) stage(q *queue, records []byte, n int) error {
+	if q.handle == nil {
+		handle, err := s.store.CreateQueue(q.id)
+		if err != nil {
+			return err
+		}
+		q.handle = handle
+	}
+	at := len(s.batch.Log)
+	s.batch.Log = append(s.batch.Log, records...)
+	b := s.batch.Log[at:]
+	for len(b) > 0 {
+		v, err := remoting.ParseRecord(b)
+		if err != nil {
+			return wrap(err)
+		}
+		if v.QueueID() != q.id.Queue || !bytes.Equal(v.TopicBytes(), topicBytes(q)) {
+			return fmt.Errorf("%w: a send for more than one queue", ErrCommand)
+		}
+		remoting.SetQueueOffset(b, q.next)
+		remoting.SetPhysicalOffset(b, s.end)
+		remoting.SetStoreTimestamp(b, s.logTime)
+		unit := unitOf(v)
+		s.batch.Units = append(s.batch.Units, storage.QueueUnit{Queue: q.handle, Offset: q.next, Unit: unit})
+		s.batch.Keys = appendKeys(s.batch.Keys, v)
+		q.next++
+		s.end += int64(v.Size())
+		b = b[v.Size():]
+		n--
+	}
+	if n != 0 {
+		return fmt.Errorf("%w: a send announces %d records too many", ErrCommand, n)
+	}
+	return nil
+}
+
+func topicBytes(q *queue) []byte {
+	return unsafe.Slice(unsafe.StringData(q.id.Topic), len(q.id.Topic))
+}
+
+// unitOf derives a queue's unit from its record, and from nothing else: lost
+// queues are rebuilt by it.
+func unitOf(v remoting.RecordView) storage.Unit {
+	u := storage.Unit{Phys: v.PhysicalOffset(), Size: int32(v.Size())}
+	if tag, ok := v.Properties().Lookup(remoting.PropTags); ok {
+		u.Tag = int64(remoting.TagHash(tag))
+	}
+	return u
+}
+
+// KeysOf derives the keys a record can be found by.
+func KeysOf(record []byte) []storage.IndexKey {
+	v, err := remoting.ParseRecord(record)
+	if err != nil {
+		return nil
+	}
+	return appendKeys(nil, v)
+}
+
+// appendKeys appends the keys a record can be found by. They point into it.
+func appendKeys(dst []storage.IndexKey, v remoting.RecordView) []storage.IndexKey {
+	topic := text(v.TopicBytes())
+	add := func(key []byte) {
+		if len(key) > 0 {
+			dst = append(dst, storage.IndexKey{Topic: topic, Key: text(key), Phys: v.PhysicalOffset(), Time: v.StoreTimestamp()})
+		}
+	}
+	var uniq, keys []byte
+	for name, value := range v.Properties().All() {
+		switch string(name) {
+		case remoting.PropUniqKey:
+			uniq = value
+		case remoting.PropKeys:
+			keys = value
+		}
+	}
+	add(uniq)
+	for key := range bytes.SplitSeq(keys, []byte(" ")) {
+		add(key)
+	}
+	return dst
+}
+
+// text views bytes as a string without copying them. The index hashes a key
+// while it is added and keeps nothing of it.
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// host returns the number of a store host, giving it one if it is new.
+func (s *State) host(h string) uint32 {
+	for i, known := range s.hosts {
+		if known == h {
+			return uint32(i)
+		}
+	}
+	s.hosts = append(s.hosts, h)
+	return uint32(len(s.hosts) - 1)
+}

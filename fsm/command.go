@@ -1,0 +1,205 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// A command is the data of one raft entry.
+//
+//	+---------+------+------------------+---------+
+//	| version | kind | time, ms         | by kind |
+//	| 1 B     | 1 B  | 8 B BE           | ...     |
+//	+---------+------+------------------+---------+
+//
+// The time is the log time the leader stamped. The set of kinds is closed and
+// versioned: a replica that meets one it does not know stops applying, as to
+// skip it would make its state another than its peers'.
+const (
+	commandVersion = 1
+	headerSize     = 1 + 1 + 8
+)
+
+// Kind says what a command does. Numbers are never given to another meaning.
+type Kind uint8
+
+// The commands.
+const (
+	KindConfigure     Kind = 1 // set what all replicas must agree on
+	KindLead          Kind = 2 // a new leader begins
+	KindAppend        Kind = 3 // append messages
+	KindPutTopic      Kind = 4 // create or change a topic
+	KindDeleteTopic   Kind = 5
+	KindPutGroup      Kind = 6 // create or change a subscription group
+	KindDeleteGroup   Kind = 7
+	KindCommitOffsets Kind = 8 // consumer offsets
+	KindTrim          Kind = 9 // forget the CommitLog's first segments
+)
+
+// ErrCommand is what a command that can't be applied wraps. It stops the replica.
+var ErrCommand = errors.New("fsm: command can't be applied")
+
+func header(dst []byte, k Kind) []byte {
+	dst = append(dst, commandVersion, byte(k))
+	return append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+// Stamp sets a command's log time, ms. The proposer does it last, so that
+// commands enter the log in the order of their times.
+func Stamp(command []byte, now int64) {
+	binary.BigEndian.PutUint64(command[2:], uint64(now))
+}
+
+// Configuration is what every replica of a group must agree on to stay equal.
+type Configuration struct {
+	// GroupID is random, made at bootstrap. Once set it never changes.
+	GroupID string `json:"groupId"`
+	// SegmentSize is the size of a CommitLog segment in bytes. Once set it never
+	// changes: another size pads differently, and offsets would differ.
+	SegmentSize int64 `json:"segmentSize"`
+	// DedupSpan is how long a send is remembered, in ms of log time; DedupMax
+	// how many are at most. 0 remembers none.
+	DedupSpan int64 `json:"dedupSpan"`
+	DedupMax  int   `json:"dedupMax"`
+}
+
+func jsonCommand(k Kind, v any) []byte {
+	body, err := json.Marshal(v)
+	if err != nil {
+		// Plain structs of strings and numbers.
+		panic(fmt.Sprintf("fsm: encoding %T: %v", v, err))
+	}
+	return append(header(nil, k), body...)
+}
+
+// Configure makes a command that sets the configuration, or what of it may
+// still change.
+func Configure(c Configuration) []byte { return jsonCommand(KindConfigure, c) }
+
+// Leader is a replica that leads, as the log has it.
+type Leader struct {
+	Node    string `json:"node"`
+	Address string `json:"address"` // where clients reach it
+	Term    uint64 `json:"-"`
+}
+
+// Lead makes the command a new leader begins its term with. Once it is applied,
+// so is everything the terms before have committed.
+func Lead(l Leader) []byte { return jsonCommand(KindLead, l) }
+
+// PutTopic creates a topic or changes its configuration. With create only it
+// leaves a topic alone that exists.
+func PutTopic(c remoting.TopicConfig, createOnly bool) []byte {
+	return c.AppendBody(appendBool(header(nil, KindPutTopic), createOnly))
+}
+
+// DeleteTopic deletes a topic, its queues and every group's offsets in it.
+func DeleteTopic(name string) []byte {
+	return appendString(header(nil, KindDeleteTopic), name)
+}
+
+// PutGroup creates a subscription group or changes it. With create only it
+// leaves a group alone that exists.
+func PutGroup(c remoting.GroupConfig, createOnly bool) []byte {
+	return c.AppendBody(appendBool(header(nil, KindPutGroup), createOnly))
+}
+
+// DeleteGroup deletes a subscription group, and its offsets if asked to.
+func DeleteGroup(name string, offsets bool) []byte {
+	return appendBool(appendString(header(nil, KindDeleteGroup), name), offsets)
+}
+
+// Offset is a group's position in a queue: the next queue offset to consume.
+type Offset struct {
+	Group, Topic string
+	Queue        int32
+	Offset       int64
+}
+
+// CommitOffsets sets consumer offsets, in order.
+func CommitOffsets(offsets []Offset) []byte {
+	b := header(nil, KindCommitOffsets)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(offsets)))
+	for _, o := range offsets {
+		b = appendString(b, o.Group)
+		b = appendString(b, o.Topic)
+		b = appendI32(b, o.Queue)
+		b = appendI64(b, o.Offset)
+	}
+	return b
+}
+
+// Trim forgets the CommitLog below this physical offset, the start of a segment.
+func Trim(physical int64) []byte { return appendI64(header(nil, KindTrim), physical) }
+
+// An append command carries, behind the header, the store host of its records
+// (length 4 B, netip's binary form) and then sends, each stored whole or not at all:
+//
+//	+-------+------+---------+--------+---------+
+//	| flags | key  | records | length | records |
+//	| 1 B   | 16 B | 4 B BE  | 4 B BE | ...     |
+//	+-------+------+---------+--------+---------+
+//
+// The records are complete but for what apply assigns: queue offset, physical
+// offset and store time. All records of a send are for one queue of one topic.
+const (
+	sendHeaderSize = 1 + 16 + 4 + 4
+
+	// flagRepeat: the client sends this again on purpose: store it though its
+	// key is known.
+	flagRepeat = 1 << 0
+)
+
+// AppendCommand builds an append command in place, without copying a message
+// more than once.
+type AppendCommand struct {
+	b     []byte
+	mark  int // of the send being added
+	sends int
+}
+
+// NewAppendCommand starts a command in buf, which it takes over. The store host
+// is the leader's address for clients.
+func NewAppendCommand(buf []byte, storeHost netip.AddrPort) *AppendCommand {
+	host, err := storeHost.MarshalBinary()
+	if err != nil {
+		panic(fmt.Sprintf("fsm: encoding %v: %v", storeHost, err)) // it never fails
+	}
+	return &AppendCommand{b: appendBytes(header(buf[:0], KindAppend), host)}
+}
+
+// Begin starts a send and returns the buffer to append its records to.
+func (a *AppendCommand) Begin(key Key, repeat bool) []byte {
+	a.mark = len(a.b)
+	var flags byte
+	if repeat {
+		flags |= flagRepeat
+	}
+	a.b = append(a.b, flags)
+	a.b = append(a.b, key[:]...)
+	return append(a.b, 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+// End takes the buffer of Begin back, with this many records in it.
+func (a *AppendCommand) End(buf []byte, records int) {
+	at := a.mark + 1 + 16
+	binary.BigEndian.PutUint32(buf[at:], uint32(records))
+	binary.BigEndian.PutUint32(buf[at+4:], uint32(len(buf)-a.mark-sendHeaderSize))
+	a.b = buf
+	a.sends++
+}
+
+// Abort takes back what was begun and not ended.
+func (a *AppendCommand) Abort() { a.b = a.b[:a.mark] }
+
+// Len is the command's length so far, in bytes; Sends the number of sends in it.
+func (a *AppendCommand) Len() int   { return len(a.b) }
+func (a *AppendCommand) Sends() int { return a.sends }
+
+// Bytes is the command. It must not be changed once it was proposed.
+func (a *AppendCommand) Bytes() []byte { return a.b }

@@ -1,0 +1,249 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/raftmq/raftmq/remoting"
+	"github.com/raftmq/raftmq/storage"
+)
+
+// seed is RAFTMQ_SEED, or a new one; it is printed.
+func seed(t testing.TB) uint64 {
+	s := rand.Uint64()
+	if v := os.Getenv("RAFTMQ_SEED"); v != "" {
+		var err error
+		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("RAFTMQ_SEED=%d", s)
+	return s
+}
+
+// randomCommands is a history that uses every command.
+func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
+	topics := []string{"A", "B", "%RETRY%g", "C"}
+	groups := []string{"g", "h"}
+	pick := func(s []string) string { return s[rng.IntN(len(s))] }
+	now := int64(1000)
+	var out [][]byte
+	add := func(c []byte) { now += rng.Int64N(40) - 5; out = append(out, at(now, c)) }
+	add(Lead(Leader{Node: "n1", Address: "127.0.0.1:1"}))
+	add(testConfigure())
+	for len(out) < n {
+		switch k := rng.IntN(20); {
+		case k < 12:
+			var ms []message
+			for range 1 + rng.IntN(5) {
+				m := message{topic: pick(topics), queue: int32(rng.IntN(4)), body: string(make([]byte, rng.IntN(9000))), repeat: rng.IntN(8) == 0}
+				if rng.IntN(3) > 0 {
+					m.uniq, m.keys, m.tags = fmt.Sprint("K", rng.IntN(50)), "k1 k2", pick(topics)
+				}
+				ms = append(ms, m)
+			}
+			add(appendCommand(t, ms...))
+		case k < 14:
+			c := testTopic(pick(topics), int32(1+rng.IntN(4)))
+			if rng.IntN(3) == 0 {
+				c.Attributes = map[string]string{AttributeDedup: "false", "z": "1", "a": "2"}
+			}
+			add(PutTopic(c, rng.IntN(2) == 0))
+		case k < 15:
+			add(DeleteTopic(pick(topics)))
+		case k < 16:
+			add(PutGroup(remoting.NewGroupConfig(pick(groups)), rng.IntN(2) == 0))
+		case k < 17:
+			add(DeleteGroup(pick(groups), rng.IntN(2) == 0))
+		case k < 19:
+			add(CommitOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(5)), rng.Int64N(100)}, {pick(groups), pick(topics), 0, 1}}))
+		default:
+			add(Trim(now / 2000 * testSegment))
+		}
+	}
+	return out
+}
+
+// manifest describes the bytes that the state's store holds.
+func (r *replica) manifest() string {
+	b, err := r.store.Pin().AppendBinary(nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestStateIsAFunctionOfTheLog feeds one history in different cuts, and from a
+// snapshot on, and wants equal states and equal bytes.
+func TestStateIsAFunctionOfTheLog(t *testing.T) {
+	rng := rand.New(rand.NewPCG(seed(t), 0))
+	commands := randomCommands(t, rng, 600)
+	whole := newReplica(t)
+	whole.feed(commands...)
+
+	cut := newReplica(t)
+	for rest := commands; len(rest) > 0; {
+		n := min(len(rest), 1+rng.IntN(9))
+		cut.feed(rest[:n]...)
+		rest = rest[n:]
+	}
+	half := newReplica(t)
+	half.feed(commands[:300]...)
+	var snap bytes.Buffer
+	s, err := half.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	half.feed(commands[300:400]...) // must not disturb the snapshot
+	if n, err := s.WriteTo(&snap); err != nil || n != int64(snap.Len()) {
+		t.Fatal(n, err)
+	}
+	if err := half.store.Sync(s.Files); err != nil {
+		t.Fatal(err)
+	}
+	image := snap.Bytes()
+	if err := half.Restore(bytes.NewReader(image)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := half.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var second bytes.Buffer
+	if _, err := again.WriteTo(&second); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(image, second.Bytes()) {
+		t.Error("a restored state has another snapshot than the one it was restored from")
+	}
+	half.feed(commands[300:]...)
+
+	for name, r := range map[string]*replica{"in other cuts": cut, "from a snapshot": half} {
+		if r.Digest() != whole.Digest() {
+			t.Errorf("fed %s the state differs", name)
+		}
+		if r.manifest() != whole.manifest() {
+			t.Errorf("fed %s the files differ", name)
+		}
+	}
+	if whole.end == 0 || whole.min == 0 || len(whole.topics) == 0 {
+		t.Errorf("the history does too little: the log is [%d, %d), %d topics", whole.min, whole.end, len(whole.topics))
+	}
+}
+
+func TestDamagedSnapshotIsRefused(t *testing.T) {
+	r := newReplica(t)
+	r.feed(randomCommands(t, rand.New(rand.NewPCG(1, 1)), 60)...)
+	s, err := r.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var snap bytes.Buffer
+	if _, err := s.WriteTo(&snap); err != nil {
+		t.Fatal(err)
+	}
+	image := snap.Bytes()
+	before := r.Digest()
+	for i := range image {
+		bad := bytes.Clone(image)
+		bad[i] ^= 1 << (i % 8)
+		if err := r.Restore(bytes.NewReader(bad)); err == nil {
+			t.Fatalf("restored with a flipped bit in byte %d of %d", i, len(image))
+		}
+		if i%97 == 0 {
+			if err := r.Restore(bytes.NewReader(image[:i])); err == nil {
+				t.Fatalf("restored from the first %d bytes of %d", i, len(image))
+			}
+		}
+	}
+	if r.Digest() != before {
+		t.Error("a refused snapshot has changed the state")
+	}
+}
+
+func TestCommandThatCannotBeDecodedStopsTheReplica(t *testing.T) {
+	good := appendCommand(t, message{topic: "T", body: "x", uniq: "u"})
+	for name, c := range map[string][]byte{
+		"empty":           {},
+		"unknown version": append([]byte{9}, good[1:]...),
+		"unknown kind":    append([]byte{commandVersion, 200}, good[2:]...),
+		"cut":             good[:len(good)-1],
+		"trailing":        append(bytes.Clone(DeleteTopic("x")), 0),
+		"bad JSON":        append(header(nil, KindConfigure), "{"...),
+		"bad topic":       append(header(nil, KindPutTopic), 0, '['),
+		"huge count":      append(header(nil, KindCommitOffsets), 0xff, 0xff, 0xff, 0xff),
+		"other segments":  Configure(Configuration{GroupID: "x", SegmentSize: 4096}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica(t)
+			r.feed(testConfigure(), PutTopic(testTopic("T", 1), false))
+			if _, err := r.Apply([]Entry{{Index: 10, Data: c}}); err == nil {
+				t.Fatal("it was applied")
+			}
+			if _, err := r.Apply([]Entry{{Index: 11, Data: good}}); err == nil {
+				t.Error("the replica went on after it")
+			}
+			if _, err := r.Snapshot(); err == nil {
+				t.Error("a snapshot was taken of what is left")
+			}
+		})
+	}
+}
+
+// nullStore keeps nothing: what is fuzzed is the state.
+type nullStore struct{}
+
+func (nullStore) Write(*storage.Batch) error                          { return nil }
+func (nullStore) CreateQueue(storage.QueueID) (*storage.Queue, error) { return nil, nil }
+func (nullStore) Trim(int64) error                                    { return nil }
+func (nullStore) DropTopic(string, uint64) error                      { return nil }
+func (nullStore) Pin() *storage.Manifest                              { return &storage.Manifest{SegmentSize: testSegment} }
+func (nullStore) Resume(*storage.Manifest) error                      { return nil }
+
+func FuzzApply(f *testing.F) {
+	for _, c := range randomCommands(f, rand.New(rand.NewPCG(2, 2)), 40) {
+		f.Add(c)
+	}
+	f.Fuzz(func(t *testing.T, command []byte) {
+		r := &replica{t: t, State: New(nullStore{}, testSegment)}
+		r.feed(testConfigure(), PutTopic(testTopic("T", 1), false), appendCommand(t, message{topic: "T", uniq: "u"}))
+		if _, err := r.Apply([]Entry{{Index: 9, Data: command}}); err == nil {
+			r.Digest()
+			if _, err := r.Snapshot(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func FuzzRestore(f *testing.F) {
+	r := &replica{t: f, State: New(nullStore{}, testSegment)}
+	r.feed(randomCommands(f, rand.New(rand.NewPCG(3, 3)), 30)...)
+	s, err := r.Snapshot()
+	if err != nil {
+		f.Fatal(err)
+	}
+	var snap bytes.Buffer
+	if _, err := s.WriteTo(&snap); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(snap.Bytes(), false)
+	f.Add(s.meta, true)
+	f.Fuzz(func(t *testing.T, image []byte, meta bool) {
+		next := New(nullStore{}, testSegment)
+		if meta {
+			// Behind the checksums, where a flipped bit seldom gets.
+			if next.readMeta(image) == nil {
+				next.appendMeta(nil)
+			}
+			return
+		}
+		if next.Restore(bytes.NewReader(image)) == nil {
+			next.Digest()
+		}
+	})
+}
