@@ -70,9 +70,12 @@ func (l *Log) deletePrefix(index uint64) error {
 // deleteSuffix makes index-1 the last.
 //
 //	before  |--seg 4--|--seg 5--|--seg 6--|   and spare 7
-//	                      ^ index
+//	                      ^ end of index-1
 //	after   |--seg 4--|--se                   6 and 7 are free; what lies behind
-//	                                          index in 5 is dead by its epoch
+//	                                          the end in 5 is dead by its epoch
+//
+// The log ends behind an entry, never at the beginning of a segment: that is
+// where opening it will find the end.
 func (l *Log) deleteSuffix(index uint64) error {
 	var prev raft.Log
 	if err := l.GetLog(index-1, &prev); err != nil {
@@ -84,20 +87,20 @@ func (l *Log) deleteSuffix(index uint64) error {
 	l.headers.Lock()
 	defer l.headers.Unlock()
 	l.mu.RLock()
-	k := l.segmentOf(index)
-	s, e, _ := l.locate(index)
-	_, before, _ := l.locate(index - 1)
+	k := l.segmentOf(index - 1)
+	s, e, n := l.locate(index - 1)
 	l.mu.RUnlock()
-	if err := l.cutAt(s, int64(e.off), l.state.first, l.state.start); err != nil {
+	end := int64(e.off) + n
+	if err := l.cutAt(s, end, l.state.first, l.state.start); err != nil {
 		return err
 	}
-	l.lastCRC = before.crc
+	l.lastCRC = e.crc
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.entries = s.entries[:index-s.base]
 	l.last, l.lastTerm = index-1, prev.Term
 	l.cache.dropFrom(index)
-	l.shorten(k, int64(e.off))
+	l.shorten(k, end)
 	return nil
 }
 

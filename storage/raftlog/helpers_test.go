@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -253,3 +254,10 @@ func tailFile(l *Log) string {
 }
 
 func concat(logs ...[]*raft.Log) []*raft.Log { return slices.Concat(logs...) }
+
+// sleep is for fake time, in a synctest bubble.
+func sleep(d time.Duration) { time.Sleep(d) }
+
+// yield lets others run while a test waits for something that it can
+// only look at.
+func yield() { runtime.Gosched() }

@@ -48,6 +48,10 @@ func Open(fs disk.FS, dir string, opts Options) (_ *Log, err error) {
 			return nil, err
 		}
 	}
+	// Names, too, may be in memory only.
+	if err := fs.SyncDir(LabelDir, dir); err != nil {
+		return nil, err
+	}
 	if len(img.segs) == 0 {
 		if err := img.create(fs, dir, &opts); err != nil {
 			return nil, err
@@ -73,7 +77,10 @@ func (img *image) create(fs disk.FS, dir string, opts *Options) error {
 	if !opts.Create {
 		return &FileError{File: dir, Offset: -1, Detail: "there is no raft log", Err: ErrMissing}
 	}
-	if img.logID = opts.logID; img.logID == 0 {
+	if len(img.free) == 0 { // else an attempt to make the log was cut short: go on with it
+		img.logID = opts.logID
+	}
+	if img.logID == 0 {
 		var b [8]byte
 		rand.Read(b[:]) // never fails
 		img.logID = binary.LittleEndian.Uint64(b[:])

@@ -137,7 +137,14 @@ func (img *image) chain(dir string) error {
 	for seq := st.start.seq; seq <= st.last; seq++ {
 		var live *segment
 		for _, s := range img.free {
-			if s.seq == seq && s.head.epoch > epoch && (live == nil || s.head.epoch > live.head.epoch) {
+			if s.seq != seq || s.head.epoch <= epoch {
+				continue
+			}
+			if live != nil && s.head.epoch == live.head.epoch {
+				return &FileError{File: s.file.Name(), Offset: -1, Err: ErrForeign,
+					Detail: fmt.Sprintf("it is a copy of %s, of some age: both are segment %d", live.file.Name(), seq)}
+			}
+			if live == nil || s.head.epoch > live.head.epoch {
 				live = s
 			}
 		}
@@ -249,9 +256,18 @@ func (img *image) follows(f *frame, minEpoch uint64) bool {
 // forget entries that were acknowledged.
 func (img *image) judge(n int, epoch uint64) error {
 	damaged := func(who string, synced position) error {
-		s := img.segs[n]
-		return &FileError{File: s.file.Name(), Offset: img.end.off, Err: ErrCorrupt,
-			Detail: fmt.Sprintf("the entry behind index %d is damaged: %s says that the log was synced up to %v, and here is %v",
+		s, off := img.segs[n], img.end.off
+		if synced.seq > s.seq && n+1 < len(img.segs) {
+			// It stood here or at the beginning of the next segment: here, if what
+			// is there is whole.
+			next := img.segs[n+1]
+			w := &window{file: next.file, size: next.bytes}
+			if _, err := img.frameAt(w, next, segmentHeader, new(frame)); err != nil {
+				s, off = next, segmentHeader
+			}
+		}
+		return &FileError{File: s.file.Name(), Offset: off, Err: ErrCorrupt,
+			Detail: fmt.Sprintf("the entry behind index %d is damaged: %s says that the log was synced up to %v, and it ends at %v",
 				img.last, who, synced, img.end)}
 	}
 	if img.end.less(img.synced) {
