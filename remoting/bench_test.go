@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // sendV2 is a SendMessageV2 request of an ordinary message.
@@ -117,6 +119,7 @@ func BenchmarkConn(b *testing.B) {
 			left.Store(int64(b.N))
 			var wg sync.WaitGroup
 			b.ReportAllocs()
+			cpu := cpuTime()
 			b.ResetTimer()
 			for range calls {
 				wg.Go(func() {
@@ -130,13 +133,14 @@ func BenchmarkConn(b *testing.B) {
 				})
 			}
 			wg.Wait()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+			report(b, cpu)
 		})
 	}
 	b.Run("async=512", func(b *testing.B) {
 		client := benchConn(b)
 		req := sendV2(1024)
 		b.ReportAllocs()
+		cpu := cpuTime()
 		b.ResetTimer()
 		slots := make(chan struct{}, 512)
 		for range b.N {
@@ -148,8 +152,20 @@ func BenchmarkConn(b *testing.B) {
 		for range cap(slots) {
 			slots <- struct{}{}
 		}
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+		report(b, cpu)
 	})
+}
+
+// report gives the figures of a run over a connection: a call is two frames, and the processor time is that of both ends.
+func report(b *testing.B, cpu time.Duration) {
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/call")
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func benchConn(b *testing.B) *Conn {

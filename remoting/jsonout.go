@@ -7,7 +7,7 @@ import (
 )
 
 // plain[c] is true for the ASCII bytes that stand in a JSON string as they are.
-var plain = func() (t [utf8.RuneSelf]bool) {
+var plain = func() (t [256]bool) {
 	for c := ' '; c < utf8.RuneSelf; c++ {
 		t[c] = c != '"' && c != '\\'
 	}
@@ -19,34 +19,28 @@ var plain = func() (t [utf8.RuneSelf]bool) {
 func appendJSONString(dst []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
-	from := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if plain[c] {
-				i++
-				continue
-			}
-			dst = append(dst, s[from:i]...)
-			if c == '"' || c == '\\' {
-				dst = append(dst, '\\', c)
-			} else {
-				dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-			}
+	for {
+		i := 0
+		for i < len(s) && plain[s[i]] {
 			i++
-			from = i
-			continue
 		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 {
-			dst = append(append(dst, s[from:i]...), "\ufffd"...)
-			i++
-			from = i
-			continue
+		dst = append(dst, s[:i]...)
+		if s = s[i:]; s == "" {
+			return append(dst, '"')
 		}
-		i += n
+		switch c := s[0]; {
+		case c >= utf8.RuneSelf:
+			r, n := utf8.DecodeRuneInString(s)
+			dst = utf8.AppendRune(dst, r) // RuneError where s is invalid
+			s = s[n:]
+			continue
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		}
+		s = s[1:]
 	}
-	return append(append(dst, s[from:]...), '"')
 }
 
 // jsonWriter appends JSON text. Members are written in alphabetical order by its callers, as fastjson does.

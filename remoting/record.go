@@ -129,6 +129,17 @@ func SetStoreTimestamp(record []byte, ms int64) {
 	putUint64(record[at:], uint64(ms))
 }
 
+// SetPreparedTransactionOffset patches an encoded record in place.
+func SetPreparedTransactionOffset(record []byte, v int64) {
+	at := 76
+	for _, flag := range []int32{SysFlagBornHostV6, SysFlagStoreHostV6} {
+		if int32(getUint32(record[36:]))&flag != 0 {
+			at += 12
+		}
+	}
+	putUint64(record[at:], uint64(v))
+}
+
 // BlankSize is the least room at the end of a segment that AppendBlank can fill.
 const BlankSize = 8
 
