@@ -12,20 +12,33 @@ import (
 // maxStaged bounds what is staged before it is written.
 const maxStaged = 4 << 20
 
+// send is one send of an append or deliver command.
+type send struct {
+	SendMeta
+	n       int // records
+	records []byte
+}
+
+func (r *reader) send() (s send) {
+	flags := r.u8()
+	copy(s.Key[:], r.take(len(s.Key)))
+	s.Repeat = flags&flagRepeat != 0
+	s.Delay = r.i64()
+	s.n = int(r.u32())
+	s.records = r.bytes()
+	return s
+}
+
 // applyAppend stores the sends of an append command.
 func (s *State) applyAppend(r *reader) ([]Result, error) {
 	host := string(r.bytes())
 	var results []Result
 	for len(r.b) > 0 && r.err == nil {
-		flags := r.u8()
-		var key Key
-		copy(key[:], r.take(len(key)))
-		n := r.u32()
-		records := r.bytes()
+		next := r.send()
 		if r.err != nil {
 			break
 		}
-		res, err := s.appendSend(flags, key, int(n), records, host)
+		res, err := s.appendSend(next, host)
 		if err != nil {
 			return nil, err
 		}
@@ -40,8 +53,8 @@ func (s *State) applyAppend(r *reader) ([]Result, error) {
 }
 
 // appendSend stores one send, whole or not at all.
-func (s *State) appendSend(flags byte, key Key, n int, records []byte, host string) (Result, error) {
-	first, err := remoting.ParseRecord(records)
+func (s *State) appendSend(next send, host string) (Result, error) {
+	first, err := remoting.ParseRecord(next.records)
 	if err != nil {
 		return Result{}, wrap(err)
 	}
@@ -55,25 +68,83 @@ func (s *State) appendSend(flags byte, key Key, n int, records []byte, host stri
 		return Result{Status: NotConfigured}, nil
 	case id < 0 || id >= max(t.Config.ReadQueueNums, t.Config.WriteQueueNums) || id >= maxQueues:
 		return Result{Status: BadQueue}, nil
-	case int64(len(records)) > s.config.SegmentSize-storage.BlankSize:
+	case int64(len(next.records)) > s.config.SegmentSize-storage.BlankSize:
 		return Result{Status: TooLarge}, nil
 	}
-	known := key != Key{} && t.dedup && s.sends.max > 0
+	known := next.Key != Key{} && t.dedup && s.sends.max > 0
 	if known {
 		s.sends.expire(s.logTime)
-		if e, ok := s.sends.find(key); ok && flags&flagRepeat == 0 {
+		if e, ok := s.sends.find(next.Key); ok && !next.Repeat {
 			return Result{Status: Repeated, Queue: e.queue, QueueOffset: e.queueOffset, Physical: e.phys, StoreHost: s.hosts[e.host]}, nil
 		}
 	}
-	s.place(len(records))
+	s.place(len(next.records))
 	res := Result{Status: Stored, Queue: id, QueueOffset: t.queue(id).next, Physical: s.end, StoreHost: host}
-	if err := s.stage(t.queue(id), records, n); err != nil {
+	if err := s.stage(t.queue(id), next); err != nil {
 		return Result{}, err
 	}
 	if known {
-		s.sends.add(sent{key: key, at: s.logTime, queue: id, queueOffset: res.QueueOffset, phys: res.Physical, host: s.host(host)})
+		s.sends.add(sent{key: next.Key, at: s.logTime, queue: id, queueOffset: res.QueueOffset, phys: res.Physical, host: s.host(host)})
 	}
 	return res, nil
+}
+
+// applyDeliver appends delayed messages where they belong and notes that they
+// were: both, or neither.
+func (s *State) applyDeliver(r *reader) ([]Result, error) {
+	queue, from := r.i32(), r.i64()
+	host := string(r.bytes())
+	if r.err == nil && (queue < 0 || queue >= maxQueues) {
+		return nil, fmt.Errorf("%w: schedule queue %d", ErrCommand, queue)
+	}
+	// Proposed twice, it acts once.
+	stale := r.err == nil && s.delivered(queue) != from
+	var results []Result
+	for len(r.b) > 0 && r.err == nil {
+		next := r.send()
+		if r.err != nil {
+			break
+		}
+		res := Result{Status: Stale}
+		switch {
+		case stale:
+		case next.n == 0:
+			res.Status = Stored
+		default:
+			var err error
+			if res, err = s.appendSend(next, host); err != nil {
+				return nil, err
+			}
+		}
+		results = append(results, res)
+	}
+	if !stale && r.err == nil {
+		s.setDelivered(queue, from+int64(len(results)))
+	}
+	return results, wrap(r.err)
+}
+
+// Delivered is up to which offset a queue of the schedule topic was emptied.
+func (s *State) Delivered(queue int32) int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.delivered(queue)
+}
+
+func (s *State) delivered(queue int32) int64 {
+	if int(queue) >= len(s.schedule) {
+		return 0
+	}
+	return s.schedule[queue]
+}
+
+func (s *State) setDelivered(queue int32, offset int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.schedule) <= int(queue) {
+		s.schedule = append(s.schedule, 0)
+	}
+	s.schedule[queue] = offset
 }
 
 // queue returns the state of a queue, which may be its first use.
@@ -101,7 +172,7 @@ func (s *State) place(size int) {
 
 // stage copies the records of a send behind what is staged, and gives them what
 // apply assigns.
-func (s *State) stage(q *queue, records []byte, n int) error {
+func (s *State) stage(q *queue, next send) error {
 	if q.handle == nil {
 		handle, err := s.store.CreateQueue(q.id)
 		if err != nil {
@@ -110,8 +181,8 @@ func (s *State) stage(q *queue, records []byte, n int) error {
 		q.handle = handle
 	}
 	at := len(s.batch.Log)
-	s.batch.Log = append(s.batch.Log, records...)
-	b := s.batch.Log[at:]
+	s.batch.Log = append(s.batch.Log, next.records...)
+	b, n := s.batch.Log[at:], next.n
 	for len(b) > 0 {
 		v, err := remoting.ParseRecord(b)
 		if err != nil {
@@ -123,6 +194,9 @@ func (s *State) stage(q *queue, records []byte, n int) error {
 		remoting.SetQueueOffset(b, q.next)
 		remoting.SetPhysicalOffset(b, s.end)
 		remoting.SetStoreTimestamp(b, s.logTime)
+		if next.Delay > 0 {
+			remoting.SetPreparedTransactionOffset(b, s.logTime+next.Delay)
+		}
 		unit := unitOf(v)
 		s.batch.Units = append(s.batch.Units, storage.QueueUnit{Queue: q.handle, Offset: q.next, Unit: unit})
 		s.batch.Keys = appendKeys(s.batch.Keys, v)
@@ -145,6 +219,11 @@ func topicBytes(q *queue) []byte {
 // queues are rebuilt by it.
 func unitOf(v remoting.RecordView) storage.Unit {
 	u := storage.Unit{Phys: v.PhysicalOffset(), Size: int32(v.Size())}
+	if string(v.TopicBytes()) == remoting.TopicSchedule {
+		// When it is due. The field has no other use before a commit.
+		u.Tag = v.PreparedTransactionOffset()
+		return u
+	}
 	if tag, ok := v.Properties().Lookup(remoting.PropTags); ok {
 		u.Tag = int64(remoting.TagHash(tag))
 	}

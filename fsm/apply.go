@@ -25,7 +25,7 @@ const (
 	BadQueue             // the topic has no such queue
 	TooLarge             // the records do not fit in one segment
 	NotConfigured        // the group has no configuration yet
-	NoGroup              // the subscription group does not exist
+	Stale                // it was done before
 )
 
 // Result is what apply answers for one send, and, with only a status, for any
@@ -92,12 +92,11 @@ func (s *State) apply(e Entry) ([]Result, error) {
 		return nil, fmt.Errorf("%w: version %d, this release knows %d: run the release the leader runs", ErrCommand, version, commandVersion)
 	}
 	s.logTime = max(s.logTime, stamp)
-	if kind == KindAppend {
-		results, err := s.applyAppend(&r)
-		if err != nil {
-			return nil, fmt.Errorf("%w: append: %w", ErrCommand, err)
-		}
-		return results, nil
+	switch kind {
+	case KindAppend:
+		return s.applyAppend(&r)
+	case KindDeliver:
+		return s.applyDeliver(&r)
 	}
 	// What follows may take queues and segments away from under what is staged.
 	if err := s.flush(); err != nil {

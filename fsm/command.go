@@ -37,8 +37,9 @@ const (
 	KindDeleteTopic   Kind = 5
 	KindPutGroup      Kind = 6 // create or change a subscription group
 	KindDeleteGroup   Kind = 7
-	KindCommitOffsets Kind = 8 // consumer offsets
-	KindTrim          Kind = 9 // forget the CommitLog's first segments
+	KindCommitOffsets Kind = 8  // consumer offsets
+	KindTrim          Kind = 9  // forget the CommitLog's first segments
+	KindDeliver       Kind = 10 // append delayed messages that are due where they belong
 )
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
@@ -138,25 +139,39 @@ func CommitOffsets(offsets []Offset) []byte {
 func Trim(physical int64) []byte { return appendI64(header(nil, KindTrim), physical) }
 
 // An append command carries, behind the header, the store host of its records
-// (length 4 B, netip's binary form) and then sends, each stored whole or not at all:
+// (length 4 B, netip's binary form) and then sends, each stored whole or not at
+// all:
 //
-//	+-------+------+---------+--------+---------+
-//	| flags | key  | records | length | records |
-//	| 1 B   | 16 B | 4 B BE  | 4 B BE | ...     |
-//	+-------+------+---------+--------+---------+
+//	+-------+------+--------+---------+--------+---------+
+//	| flags | key  | delay  | records | length | records |
+//	| 1 B   | 16 B | 8 B BE | 4 B BE  | 4 B BE | ...     |
+//	+-------+------+--------+---------+--------+---------+
 //
 // The records are complete but for what apply assigns: queue offset, physical
-// offset and store time. All records of a send are for one queue of one topic.
+// offset and store time, and for a message of the schedule topic when it is due.
+// All records of a send are for one queue of one topic.
+//
+// A deliver command carries, before the store host, which queue of the schedule
+// topic it empties (4 B) and from which offset on (8 B), and then one send for
+// each message there, in order; one without records passes a message over. It is
+// applied as a whole, and only if that queue has been emptied up to that offset.
 const (
-	sendHeaderSize = 1 + 16 + 4 + 4
+	sendHeaderSize = 1 + 16 + 8 + 4 + 4
 
 	// flagRepeat: the client sends this again on purpose: store it though its
 	// key is known.
 	flagRepeat = 1 << 0
 )
 
-// AppendCommand builds an append command in place, without copying a message
-// more than once.
+// SendMeta is what a send says beside its records.
+type SendMeta struct {
+	Key    Key   // identity, or zero
+	Repeat bool  // stored though the key is known
+	Delay  int64 // ms, of a message of the schedule topic: how long after its store time it is due
+}
+
+// AppendCommand builds an append or deliver command in place, without copying a
+// message more than once.
 type AppendCommand struct {
 	b     []byte
 	mark  int // of the send being added
@@ -166,28 +181,40 @@ type AppendCommand struct {
 // NewAppendCommand starts a command in buf, which it takes over. The store host
 // is the leader's address for clients.
 func NewAppendCommand(buf []byte, storeHost netip.AddrPort) *AppendCommand {
+	return &AppendCommand{b: appendHost(header(buf[:0], KindAppend), storeHost)}
+}
+
+// NewDeliverCommand starts a command that empties a queue of the schedule topic
+// from an offset on.
+func NewDeliverCommand(storeHost netip.AddrPort, queue int32, from int64) *AppendCommand {
+	b := appendI64(appendI32(header(nil, KindDeliver), queue), from)
+	return &AppendCommand{b: appendHost(b, storeHost)}
+}
+
+func appendHost(b []byte, storeHost netip.AddrPort) []byte {
 	host, err := storeHost.MarshalBinary()
 	if err != nil {
 		panic(fmt.Sprintf("fsm: encoding %v: %v", storeHost, err)) // it never fails
 	}
-	return &AppendCommand{b: appendBytes(header(buf[:0], KindAppend), host)}
+	return appendBytes(b, host)
 }
 
 // Begin starts a send and returns the buffer to append its records to.
-func (a *AppendCommand) Begin(key Key, repeat bool) []byte {
+func (a *AppendCommand) Begin(m SendMeta) []byte {
 	a.mark = len(a.b)
 	var flags byte
-	if repeat {
+	if m.Repeat {
 		flags |= flagRepeat
 	}
 	a.b = append(a.b, flags)
-	a.b = append(a.b, key[:]...)
+	a.b = append(a.b, m.Key[:]...)
+	a.b = appendI64(a.b, m.Delay)
 	return append(a.b, 0, 0, 0, 0, 0, 0, 0, 0)
 }
 
 // End takes the buffer of Begin back, with this many records in it.
 func (a *AppendCommand) End(buf []byte, records int) {
-	at := a.mark + 1 + 16
+	at := a.mark + sendHeaderSize - 8
 	binary.BigEndian.PutUint32(buf[at:], uint32(records))
 	binary.BigEndian.PutUint32(buf[at+4:], uint32(len(buf)-a.mark-sendHeaderSize))
 	a.b = buf

@@ -193,7 +193,7 @@ func (s *State) adopt(next *State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.config, s.leader = next.config, next.leader
-	s.topics, s.groups, s.offsets = next.topics, next.groups, next.offsets
+	s.topics, s.groups, s.offsets, s.schedule = next.topics, next.groups, next.offsets, next.schedule
 	s.topicChanges, s.groupChanges = next.topicChanges, next.groupChanges
 }
 
@@ -248,6 +248,10 @@ func (s *State) appendMeta(b []byte) []byte {
 		for _, o := range s.offsets[k] {
 			b = appendI64(b, o)
 		}
+	}
+	b = appendCount(b, len(s.schedule))
+	for _, o := range s.schedule {
+		b = appendI64(b, o)
 	}
 	return b
 }
@@ -319,6 +323,9 @@ func (s *State) readMeta(b []byte) error {
 			offsets[i] = r.i64()
 		}
 		s.offsets[k] = offsets
+	}
+	for range r.count(8) {
+		s.schedule = append(s.schedule, r.i64())
 	}
 	if err := r.end(); err != nil {
 		return err

@@ -27,7 +27,7 @@ func seed(t testing.TB) uint64 {
 
 // randomCommands is a history that uses every command.
 func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
-	topics := []string{"A", "B", "%RETRY%g", "C"}
+	topics := []string{"A", "B", "%RETRY%g", remoting.TopicSchedule}
 	groups := []string{"g", "h"}
 	pick := func(s []string) string { return s[rng.IntN(len(s))] }
 	now := int64(1000)
@@ -40,7 +40,7 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 		case k < 12:
 			var ms []message
 			for range 1 + rng.IntN(5) {
-				m := message{topic: pick(topics), queue: int32(rng.IntN(4)), body: string(make([]byte, rng.IntN(9000))), repeat: rng.IntN(8) == 0}
+				m := message{topic: pick(topics), queue: int32(rng.IntN(4)), body: string(make([]byte, rng.IntN(9000))), repeat: rng.IntN(8) == 0, delay: rng.Int64N(2) * 500}
 				if rng.IntN(3) > 0 {
 					m.uniq, m.keys, m.tags = fmt.Sprint("K", rng.IntN(50)), "k1 k2", pick(topics)
 				}
@@ -59,6 +59,10 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 			add(PutGroup(remoting.NewGroupConfig(pick(groups)), rng.IntN(2) == 0))
 		case k < 17:
 			add(DeleteGroup(pick(groups), rng.IntN(2) == 0))
+		case k < 18:
+			a := NewDeliverCommand(testHost, int32(rng.IntN(2)), int64(rng.IntN(3)))
+			a.End(append(a.Begin(SendMeta{}), message{topic: pick(topics), body: "d"}.record(t)...), 1)
+			add(a.Bytes())
 		case k < 19:
 			add(CommitOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(5)), rng.Int64N(100)}, {pick(groups), pick(topics), 0, 1}}))
 		default:

@@ -81,6 +81,9 @@ type State struct {
 	topics  map[string]*topic
 	groups  map[string]*remoting.GroupConfig
 	offsets map[offsetKey][]int64 // by queue id; noOffset where none
+	// schedule says up to which offset each queue of the schedule topic was
+	// emptied.
+	schedule []int64
 	// Changes counts the changes of topics and groups, for DataVersions.
 	topicChanges, groupChanges Changes
 }
@@ -107,6 +110,7 @@ func (s *State) reset() {
 	s.topics = map[string]*topic{}
 	s.groups = map[string]*remoting.GroupConfig{}
 	s.offsets = map[offsetKey][]int64{}
+	s.schedule = nil
 	s.topicChanges, s.groupChanges = Changes{}, Changes{}
 }
 

@@ -87,6 +87,7 @@ type message struct {
 	tags   string
 	keys   string
 	repeat bool
+	delay  int64
 }
 
 func (m message) record(t testing.TB) []byte {
@@ -118,7 +119,7 @@ func appendCommand(t testing.TB, messages ...message) []byte {
 	t.Helper()
 	a := NewAppendCommand(nil, testHost)
 	for _, m := range messages {
-		a.End(append(a.Begin(m.key(), m.repeat), m.record(t)...), 1)
+		a.End(append(a.Begin(SendMeta{Key: m.key(), Repeat: m.repeat, Delay: m.delay}), m.record(t)...), 1)
 	}
 	return a.Bytes()
 }
@@ -323,5 +324,50 @@ func TestTrimTakesWholeSegmentsAndNeverTheLast(t *testing.T) {
 		if r.min != c.want || r.store.Min() != c.want {
 			t.Errorf("trimmed to %d: the log begins at %d, in the store at %d; want %d", c.to, r.min, r.store.Min(), c.want)
 		}
+	}
+}
+
+func TestDelayedMessageIsDeliveredOnceAndNotedWithIt(t *testing.T) {
+	r := newReplica(t)
+	r.feed(testConfigure(), PutTopic(testTopic("T", 1), false), PutTopic(testTopic(remoting.TopicSchedule, 18), false))
+	r.feed(at(1000, appendCommand(t, message{topic: remoting.TopicSchedule, queue: 2, body: "a", delay: 10_000}, message{topic: remoting.TopicSchedule, queue: 2, body: "b", delay: 10_000})))
+	units, err := r.store.Queue(storage.QueueID{Topic: remoting.TopicSchedule, Incarnation: 2, Queue: 2}).Units(0, 10, nil)
+	if err != nil || len(units) != 2 || units[0].Tag != 11_000 {
+		t.Fatalf("schedule queue %+v, %v", units, err)
+	}
+	deliver := func(from int64, messages ...message) []byte {
+		a := NewDeliverCommand(testHost, 2, from)
+		for _, m := range messages {
+			if m.topic == "" {
+				a.End(a.Begin(SendMeta{}), 0)
+				continue
+			}
+			a.End(append(a.Begin(SendMeta{}), m.record(t)...), 1)
+		}
+		return a.Bytes()
+	}
+	first := deliver(0, message{topic: "T", body: "a"})
+	statuses := func(results [][]Result) (all []Status) {
+		for _, r := range slices.Concat(results...) {
+			all = append(all, r.Status)
+		}
+		return all
+	}
+	if got := statuses(r.feed(first, first)); !slices.Equal(got, []Status{Stored, Stale}) {
+		t.Errorf("delivered twice: %v", got)
+	}
+	if r.Delivered(2) != 1 || r.Delivered(0) != 0 {
+		t.Errorf("emptied up to %d and %d", r.Delivered(2), r.Delivered(0))
+	}
+	// A topic that is gone, and a message passed over, hold nothing up.
+	if got := statuses(r.feed(deliver(1, message{topic: "gone", body: "b"}, message{}))); !slices.Equal(got, []Status{NoTopic, Stored}) {
+		t.Errorf("undeliverable ones: %v", got)
+	}
+	if r.Delivered(2) != 3 {
+		t.Errorf("emptied up to %d", r.Delivered(2))
+	}
+	q := r.store.Queue(storage.QueueID{Topic: "T", Incarnation: 1, Queue: 0})
+	if q.Max() != 1 {
+		t.Errorf("%d messages were delivered", q.Max())
 	}
 }

@@ -233,7 +233,7 @@ func (n *testNode) send(topic string, queue int32, body, uniq string) (fsm.Resul
 	if n.group == nil {
 		return fsm.Result{}, ErrClosed
 	}
-	if err := n.group.Append(Send{Key: key, Count: 1, Size: len(body) + 200, Op: s}); err != nil {
+	if err := n.group.Append(Send{SendMeta: fsm.SendMeta{Key: key}, Count: 1, Size: len(body) + 200, Op: s}); err != nil {
 		return fsm.Result{}, err
 	}
 	<-s.done

@@ -178,6 +178,9 @@ func (g *Group) propose(ctx context.Context, command []byte) (fsm.Status, error)
 	return results[0].Status, nil
 }
 
+// LogTime is the time that a command proposed now would be stamped with, in ms.
+func (g *Group) LogTime() int64 { return g.clock.read() }
+
 // Barrier waits until this replica is sure to lead and has applied everything
 // that was acknowledged before the call: what the state says then is not older.
 func (g *Group) Barrier(ctx context.Context) error {

@@ -18,11 +18,10 @@ type applier interface {
 
 // Send is one send to be proposed: a message, or a batch that is stored whole.
 type Send struct {
-	Key    fsm.Key // identity, or zero
-	Repeat bool    // stored though the key is known
-	Count  int     // records
-	Size   int     // of the records, bytes, about
-	Op     SendOp
+	fsm.SendMeta
+	Count int // records
+	Size  int // of the records, bytes, about
+	Op    SendOp
 }
 
 // SendOp is who sends.
@@ -110,7 +109,7 @@ func (p *proposer) propose(s Send) error {
 	}
 	b := p.open
 	before := b.command.Len()
-	buf, err := s.Op.AppendRecords(b.command.Begin(s.Key, s.Repeat))
+	buf, err := s.Op.AppendRecords(b.command.Begin(s.SendMeta))
 	if err != nil {
 		b.command.Abort()
 		return err
