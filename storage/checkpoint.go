@@ -54,6 +54,10 @@ type holeState struct {
 	lead     uint32
 }
 
+func (h holeState) valid() bool {
+	return 0 <= h.lo && h.lo < h.hi && (h.from == -1 || 0 <= h.from && h.from <= h.to)
+}
+
 const (
 	checkpointMagic   = "RMQC"
 	checkpointVersion = 1
@@ -99,6 +103,9 @@ func (c *checkpoint) encode() ([]byte, error) {
 		b = be.AppendUint32(b, q.local)
 		b = be.AppendUint32(b, uint32(len(q.holes)))
 		for _, h := range q.holes {
+			if !h.valid() {
+				return nil, fmt.Errorf("storage: checkpoint: hole %+v of queue %s", h, q.id)
+			}
 			for _, v := range [...]int64{h.lo, h.hi, h.from, h.to} {
 				b = be.AppendUint64(b, uint64(v))
 			}
@@ -151,7 +158,7 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 		d.each(uint64(d.uint32()), 4*8+1+4, func() {
 			h := holeState{lo: d.int64(), hi: d.int64(), from: d.int64(), to: d.int64()}
 			h.skip, h.lead = d.uint8()&holeSkip != 0, d.uint32()
-			if h.lo < 0 || h.lo >= h.hi || h.from < -1 || h.from > h.to {
+			if !h.valid() {
 				d.fail(fmt.Sprintf("hole [%d, %d) of queue %s", h.lo, h.hi, q.id))
 			}
 			q.holes = append(q.holes, h)

@@ -251,7 +251,7 @@ func (s *Store) collectFacts(c *checkpoint, synced bool) {
 		f.front = q.front
 		q.mu.Unlock()
 		// Units before front in the last block: the replica has others there.
-		if start, _ := queueBlock(e.Max); start < f.front && f.front < e.Max {
+		if start, _ := queueBlock(e.Max); start < f.front {
 			f.local, f.hasLocal = q.localAt(e.Max)
 		}
 		if f.front > 0 || len(f.holes) > 0 {

@@ -104,7 +104,7 @@ func (s *Store) readBlocks(st *state, g *segment, off int64, size int) ([]byte, 
 	for at := from; at < to; at += blockSize {
 		block := buf[at-from : min(at+blockSize, to)-from]
 		if err := g.check(st, at, block); err != nil {
-			if isDamage(err) {
+			if isDamage(err) && !errors.Is(err, ErrMissing) {
 				return nil, s.blocksDamaged(st, g, at, at+int64(len(block)), err)
 			}
 			return nil, err

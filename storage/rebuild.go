@@ -33,23 +33,20 @@ const boundSearch = 64
 func (s *Store) rebuildStep() (progress bool, err error) {
 	s.repair.mu.Lock()
 	open := make([]*hole, 0, len(s.repair.open))
+	st := s.state.Load()
+	begin := max(st.min, st.floor)
 	for h := range s.repair.open {
-		if !h.stuck {
+		if !h.stuck || h.from >= 0 && h.to <= begin {
 			open = append(open, h)
 		}
 	}
 	s.repair.mu.Unlock()
-	if len(open) == 0 {
-		return false, nil
-	}
-	st := s.state.Load()
-	begin := max(st.min, st.floor)
 	for _, h := range open {
 		if h.from < 0 {
 			h.bound(st)
 		}
 		if h.scanned = max(h.scanned, h.from); h.scanned < begin { // trimmed meanwhile
-			h.from, h.scanned, h.skip, h.found = begin, begin, true, false
+			h.from, h.scanned, h.skip, h.found, h.stuck = min(begin, h.to), begin, true, false, false
 		}
 	}
 	var places []int64
@@ -67,7 +64,7 @@ func (s *Store) rebuildStep() (progress bool, err error) {
 			}
 		}
 		var done int64
-		done, err = s.scanLog(pos, end, func(phys int64, rec []byte) { s.rebuildUnit(phys, rec) })
+		done, err = s.scanLog(pos, end, func(phys int64, rec []byte) { s.rebuildUnit(pos, phys, rec) })
 		for _, h := range open {
 			if h.scanned >= pos && h.scanned < done {
 				h.scanned = done
@@ -130,8 +127,9 @@ func (h *hole) bound(st *state) {
 	}
 }
 
-// rebuildUnit takes the unit of a record if it is in a hole.
-func (s *Store) rebuildUnit(phys int64, rec []byte) {
+// rebuildUnit takes the unit of a record if it is in a hole that a scan from
+// begin serves: others have yet to see records before begin.
+func (s *Store) rebuildUnit(begin, phys int64, rec []byte) {
 	id, off, unit, ok := s.opts.UnitOf(rec)
 	if !ok {
 		return
@@ -144,7 +142,7 @@ func (s *Store) rebuildUnit(phys int64, rec []byte) {
 	holes := q.holes
 	q.mu.Unlock()
 	for _, h := range holes {
-		if h.from < 0 || h.stuck || phys < h.from || phys >= h.to || off < h.at || off >= h.hi {
+		if h.from < 0 || h.stuck || h.scanned < begin || phys < h.scanned || phys >= h.to || off < h.at || off >= h.hi {
 			continue
 		}
 		if off > h.at && !(h.skip && !h.found) {
@@ -208,7 +206,7 @@ func (s *Store) settleHole(h *hole) error {
 	start, end := queueBlock(from)
 	for ; start < h.at; start, end = queueBlock(end) {
 		if end <= h.at || closed {
-			if err := s.resumQueueBlock(q, start); err != nil {
+			if err := s.resumQueueBlock(q, start, h); err != nil {
 				return fmt.Errorf("block sums of queue %s: %w", q.id, err)
 			}
 		}
@@ -280,11 +278,19 @@ func (q *Queue) rawCRC(from, to int64) (uint32, error) {
 }
 
 // resumQueueBlock makes the sum of a block anew from what the file has, unless a
-// hole is in it. For the holder of the queue's I/O lock.
-func (s *Store) resumQueueBlock(q *Queue, start int64) error {
+// hole is in it: h is one up to h.at no more. For the holder of the queue's I/O
+// lock.
+func (s *Store) resumQueueBlock(q *Queue, start int64, h *hole) error {
 	_, end := queueBlock(start)
 	q.mu.Lock()
-	flushed, holed := q.flushed, q.holed(start, end)
+	flushed := q.flushed
+	holed := slices.ContainsFunc(q.holes, func(o *hole) bool {
+		lo := o.lo
+		if o == h {
+			lo = h.at
+		}
+		return lo < end && start < o.hi
+	})
 	q.mu.Unlock()
 	if holed || start >= flushed {
 		return nil

@@ -76,6 +76,14 @@ func (r *repairer) lookFor(g *segment) {
 	r.wake()
 }
 
+// done takes a segment's work off the list. The holder of gaps.fill calls it, so
+// that it does not take off what was put on meanwhile.
+func (r *repairer) done(work *bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*work = false
+}
+
 // busy says whether there is work, or work not yet synced.
 func (r *repairer) busy() bool {
 	r.mu.Lock()
@@ -169,10 +177,8 @@ func (s *Store) repairSegment() (g *segment, adopt bool) {
 	for _, g := range s.state.Load().segs {
 		switch {
 		case g.adopt:
-			g.adopt = false
 			return g, true
 		case g.resum:
-			g.resum = false
 			return g, false
 		}
 	}
@@ -184,6 +190,7 @@ func (s *Store) repairSegment() (g *segment, adopt bool) {
 func (s *Store) adoptSegment(g *segment) {
 	s.gaps.fill.Lock()
 	defer s.gaps.fill.Unlock()
+	defer s.repair.done(&g.adopt)
 	if !g.acquire() {
 		return
 	}
@@ -232,6 +239,7 @@ func (g *segment) goodBlocks(r span, data []byte) (good spans) {
 func (s *Store) resumSegment(g *segment) {
 	s.gaps.fill.Lock()
 	defer s.gaps.fill.Unlock()
+	defer s.repair.done(&g.resum)
 	if !g.acquire() {
 		return
 	}

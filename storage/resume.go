@@ -259,6 +259,9 @@ func (r *resumption) queue(q *Queue, e, l QueueState, f queueFacts) {
 		lead = f.local
 	}
 	local := e.Part
+	// A queue of an older manifest that the checkpoint has shorter, or not at
+	// all, was dropped in between. Its files are there, or their absence will be
+	// found.
 	switch front := min(f.front, e.Max); {
 	case l.Max == e.Max && (l.Sums != e.Sums || l.Part != e.Part):
 		r.log.Error("a queue is not the one that the snapshot names: it is rebuilt", "queue", q.id)
@@ -275,7 +278,7 @@ func (r *resumption) queue(q *Queue, e, l QueueState, f queueFacts) {
 				add(h)
 			}
 		}
-		if l.Max < e.Max {
+		if l.Max < e.Max && r.m.End > r.old.manifest.End {
 			// The records lie behind what was synced. One hole to a block.
 			more := holeState{lo: l.Max, hi: e.Max, from: max(r.old.manifest.End, r.m.Min), to: r.m.End,
 				skip: r.m.Min > r.old.manifest.End, lead: lead}

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/raftmq/raftmq/storage/disk"
 )
 
@@ -211,6 +213,7 @@ type rig struct {
 	m       *model
 	applied int // ops
 
+	snapMu     sync.Mutex
 	snapshot   []byte // encoded manifest, nil if there is none
 	snapshotAt int    // ops
 
@@ -224,6 +227,24 @@ func testOptions(fs disk.FS) Options {
 	}
 }
 
+// logBuffer keeps the store's log for when a test fails.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 func newRig(t testing.TB, o Options) *rig {
 	r := &rig{t: t, opts: o, changed: make(chan struct{}, 1)}
 	if r.opts.FS == nil {
@@ -233,6 +254,13 @@ func newRig(t testing.TB, o Options) *rig {
 		r.fs, _ = r.opts.FS.(*disk.Mem)
 	}
 	r.opts.OnRepair = func() { poke(r.changed) }
+	var log logBuffer
+	r.opts.Logger = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Debug})
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
 	r.m = newModel(r.opts.SegmentSize)
 	r.open()
 	t.Cleanup(func() {
@@ -294,6 +322,8 @@ func (r *rig) snap() {
 func (r *rig) keep(m *Manifest) {
 	b, err := m.AppendBinary(nil)
 	r.must(err)
+	r.snapMu.Lock()
+	defer r.snapMu.Unlock()
 	r.snapshot, r.snapshotAt = b, r.applied
 }
 
@@ -416,5 +446,3 @@ func messages(rng *rand.Rand, n, queues, maxBody int) (msgs []message) {
 	}
 	return msgs
 }
-
-var _ sync.Mutex
