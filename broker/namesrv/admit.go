@@ -58,8 +58,8 @@ func (t *table) admit(now time.Time, r *registration) admission {
 		return admission{refused: remoting.Errorf(remoting.SystemError,
 			"register broker failed: broker %d of %s is not registered yet, so all its topics are wanted, not one", r.BrokerID, r.BrokerName)}
 	}
-	if old == nil && same == nil && t.brokers >= MaxBrokers {
-		return admission{refused: remoting.Errorf(remoting.SystemError, "register broker failed: %d brokers are registered, the limit", MaxBrokers)}
+	if old == nil && same == nil && t.brokers >= t.maxBrokers {
+		return admission{refused: remoting.Errorf(remoting.SystemError, "register broker failed: %d brokers are registered, the limit", t.maxBrokers)}
 	}
 	if err := t.roomFor(g, r); err != nil {
 		return admission{refused: err}
@@ -113,9 +113,9 @@ func (g *group) refuse(r *registration) admission {
 	return a
 }
 
-// roomFor refuses a registration whose topics are beyond MaxRoutes.
+// roomFor refuses a registration whose topics are beyond the bound.
 func (t *table) roomFor(g *group, r *registration) *remoting.Error {
-	room := MaxRoutes - t.routes
+	room := t.maxRoutes - t.routes
 	if len(r.table.Topics) <= room {
 		return nil
 	}
@@ -125,7 +125,7 @@ func (t *table) roomFor(g *group, r *registration) *remoting.Error {
 		}
 	}
 	if room < 0 {
-		return remoting.Errorf(remoting.SystemError, "register broker failed: its topics are %d more than there is room for, the limit is %d", -room, MaxRoutes)
+		return remoting.Errorf(remoting.SystemError, "register broker failed: its topics are %d more than there is room for, the limit is %d", -room, t.maxRoutes)
 	}
 	return nil
 }

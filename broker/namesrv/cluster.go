@@ -19,6 +19,16 @@ func (s *Service) Clusters() remoting.ClusterInfo {
 	return info
 }
 
+// isCluster says whether a broker is registered in the cluster.
+func (t *table) isCluster(name string) bool {
+	for _, g := range t.groups {
+		if g.cluster == name {
+			return true
+		}
+	}
+	return false
+}
+
 // handleClusterInfo answers GetBrokerClusterInfo (106).
 func (s *Service) handleClusterInfo(*remoting.Command) (*remoting.Command, error) {
 	info := s.Clusters()

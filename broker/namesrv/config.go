@@ -25,17 +25,17 @@ const (
 	orderConfNS = "ORDER_TOPIC_CONFIG"
 )
 
-// Expected is a broker that is known from configuration.
-type Expected struct {
-	BrokerName string // of the group
-	BrokerAddr string // "host:port" for clients
+// Broker is a broker that is known from configuration.
+type Broker struct {
+	Name    string // of the group
+	Address string // "host:port" for clients
 }
 
 // Config configures a Service. The zero value is the defaults.
 type Config struct {
 	// Expect are the brokers that will register. Once all have, the service is
 	// ready. If there are none, only WaitForService makes it so.
-	Expect []Expected
+	Expect []Broker
 	// WaitForService is how long after its start a service that misses expected
 	// brokers does not say TopicNotExist. Default: 45 s. Negative: not at all.
 	WaitForService time.Duration
@@ -98,10 +98,10 @@ func (c *Config) validate() error {
 		c.Logger = hclog.NewNullLogger()
 	}
 	for _, e := range c.Expect {
-		if err := checkName("broker name", e.BrokerName); err != nil {
+		if err := checkName("broker name", e.Name); err != nil {
 			return fmt.Errorf("namesrv: Expect: %w", err)
 		}
-		if err := checkAddr(e.BrokerAddr); err != nil {
+		if err := checkAddr(e.Address); err != nil {
 			return fmt.Errorf("namesrv: Expect: %w", err)
 		}
 	}

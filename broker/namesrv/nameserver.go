@@ -154,9 +154,20 @@ func (n *nameServer) unregister(conn *remoting.Conn) {
 }
 
 func (n *nameServer) call(conn *remoting.Conn, req *remoting.Command) (*remoting.Command, error) {
-	ctx, cancel := context.WithTimeout(n.r.hard, n.r.cfg.CallTimeout)
-	defer cancel()
-	return conn.Call(ctx, req)
+	type answer struct {
+		resp *remoting.Command
+		err  error
+	}
+	answered := make(chan answer, 1)
+	if err := conn.CallAsync(req, n.r.cfg.CallTimeout, func(resp *remoting.Command, err error) { answered <- answer{resp, err} }); err != nil {
+		return nil, err
+	}
+	select {
+	case a := <-answered:
+		return a.resp, a.err
+	case <-n.r.hard.Done():
+		return nil, n.r.hard.Err()
+	}
 }
 
 // succeeded notes that the name server knows rev.

@@ -33,7 +33,7 @@ func (s *Service) handleRegister(req *remoting.Command) (*remoting.Command, erro
 	s.mu.Lock()
 	a := s.table.admit(time.Now(), r)
 	if a.refused == nil {
-		delete(s.missing, Expected{r.BrokerName, r.BrokerAddr})
+		delete(s.missing, Broker{r.BrokerName, r.BrokerAddr})
 	}
 	allThere := len(s.missing) == 0 && len(s.cfg.Expect) > 0
 	var body []byte

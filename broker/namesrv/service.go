@@ -30,7 +30,7 @@ type Service struct {
 
 	mu      sync.RWMutex
 	table   *table
-	missing map[Expected]bool // not registered yet
+	missing map[Broker]bool // not registered yet
 	kv      *kvStore
 }
 
@@ -46,7 +46,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, logger: cfg.Logger, started: time.Now(), closed: make(chan struct{}),
-		table: newTable(cfg.StandIn, cfg.Options), missing: map[Expected]bool{}, kv: kv,
+		table: newTable(cfg.StandIn, cfg.Options), missing: map[Broker]bool{}, kv: kv,
 	}
 	for _, e := range cfg.Expect {
 		s.missing[e] = true

@@ -23,8 +23,10 @@ import (
 //  5. epoch moves on whenever the answer to a route request may have changed for
 //     more than one topic; a topic's cache is emptied when its own has.
 type table struct {
-	standIn time.Duration
-	options Options
+	standIn    time.Duration
+	options    Options
+	maxBrokers int
+	maxRoutes  int
 
 	groups  map[string]*group // by broker name
 	topics  map[string]*topic
@@ -75,7 +77,8 @@ type topic struct {
 }
 
 func newTable(standIn time.Duration, options Options) *table {
-	return &table{standIn: standIn, options: options, groups: map[string]*group{}, topics: map[string]*topic{}}
+	return &table{standIn: standIn, options: options, maxBrokers: MaxBrokers, maxRoutes: MaxRoutes,
+		groups: map[string]*group{}, topics: map[string]*topic{}}
 }
 
 func (m *member) alive(now time.Time) bool { return now.Before(m.expires) }
@@ -189,7 +192,7 @@ func (t *table) setQueue(g *group, name string, q queue) bool {
 	if ok && old == q {
 		return true
 	}
-	if !ok && t.routes >= MaxRoutes {
+	if !ok && t.routes >= t.maxRoutes {
 		return false
 	}
 	tp := t.topics[name]

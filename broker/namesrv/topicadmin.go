@@ -12,6 +12,8 @@ import (
 //
 //	topic        required
 //	clusterName  only the brokers of this cluster
+//
+// mqadmin of 4.9.8 puts each of the two where the other belongs.
 func (s *Service) handleDeleteTopic(req *remoting.Command) (*remoting.Command, error) {
 	r := req.Ext.Reader()
 	name, cluster := r.String("topic"), r.StringOr("clusterName", "")
@@ -20,6 +22,9 @@ func (s *Service) handleDeleteTopic(req *remoting.Command) (*remoting.Command, e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cluster != "" && !s.table.isCluster(cluster) && s.table.isCluster(name) {
+		name, cluster = cluster, name
+	}
 	if tp := s.table.topics[name]; tp != nil {
 		for _, g := range slices.Clone(tp.groups) {
 			if cluster == "" || g.cluster == cluster {
@@ -63,7 +68,7 @@ func (s *Service) handleRegisterTopic(req *remoting.Command) (*remoting.Command,
 			continue
 		}
 		if !s.table.setQueue(g, strings.Clone(h.Topic), queue{read: q.ReadQueueNums, write: q.WriteQueueNums, perm: q.Perm, sysFlag: q.TopicSysFlag}) {
-			return nil, remoting.Errorf(remoting.SystemError, "%d routes are registered, the limit", MaxRoutes)
+			return nil, remoting.Errorf(remoting.SystemError, "%d routes are registered, the limit", s.table.maxRoutes)
 		}
 	}
 	return &remoting.Command{}, nil
