@@ -43,7 +43,7 @@ func openKV(files disk.FS, name string) (*kvStore, error) {
 	}
 	text, err := readFile(files, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return kv, files.MkdirAll(labelKV, path.Dir(name))
+		return kv, makeDir(files, path.Dir(name))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("namesrv: read the KV configuration: %w", err)
@@ -53,8 +53,8 @@ func openKV(files disk.FS, name string) (*kvStore, error) {
 		return nil, fmt.Errorf("namesrv: %s is not a KV configuration, repair or remove it: %w", name, err)
 	}
 	for space, table := range file.ConfigTable {
-		if table == nil {
-			table = map[string]string{}
+		if len(table) == 0 {
+			continue
 		}
 		kv.spaces[space] = table
 		for key, value := range table {
@@ -62,6 +62,22 @@ func openKV(files disk.FS, name string) (*kvStore, error) {
 		}
 	}
 	return kv, nil
+}
+
+// makeDir makes a directory, and its parents, that survives a crash.
+func makeDir(files disk.FS, dir string) error {
+	_, err := files.Stat(labelKV, dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := path.Dir(dir)
+	if err := makeDir(files, parent); err != nil {
+		return err
+	}
+	if err := files.MkdirAll(labelKV, dir); err != nil {
+		return err
+	}
+	return files.SyncDir(labelKV, parent)
 }
 
 func readFile(files disk.FS, name string) ([]byte, error) {
