@@ -82,6 +82,7 @@ type fileCache struct {
 	fs     disk.FS
 	dir    string
 	max    int
+	flag   int         // of opening: os.O_RDWR, or os.O_RDONLY
 	report func(error) // that a file could not be closed: nothing depends on it
 
 	mu   sync.Mutex
@@ -98,10 +99,10 @@ type cachedFile struct {
 }
 
 func newFileCache(fs disk.FS, dir string, max int, report func(error)) *fileCache {
-	return &fileCache{fs: fs, dir: dir, max: max, report: report, open: map[fileKey]*cachedFile{}}
+	return &fileCache{fs: fs, dir: dir, max: max, flag: os.O_RDWR, report: report, open: map[fileKey]*cachedFile{}}
 }
 
-// get opens a file for reading and writing, with create making it if need be.
+// get opens a file, with create making it if need be.
 // The caller puts it back.
 func (c *fileCache) get(key fileKey, create bool) (*cachedFile, error) {
 	c.mu.Lock()
@@ -112,7 +113,7 @@ func (c *fileCache) get(key fileKey, create bool) (*cachedFile, error) {
 	}
 	c.mu.Unlock()
 	// Opening may take as long as the disk likes: not under the lock.
-	flag := os.O_RDWR
+	flag := c.flag
 	if create {
 		flag |= os.O_CREATE
 	}

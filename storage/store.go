@@ -231,10 +231,10 @@ func Open(o Options) (_ *Store, err error) {
 	return s, nil
 }
 
-// indexIdentity is the number that names this log in the index's files.
-func (s *Store) indexIdentity() uint64 {
+// indexIdentity is the number that names a log in its index's files.
+func indexIdentity(cluster, group string) uint64 {
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%q %q", s.opts.Cluster, s.opts.Group)
+	fmt.Fprintf(h, "%q %q", cluster, group)
 	return h.Sum64()
 }
 
@@ -246,7 +246,7 @@ func (s *Store) openIndex(begin, end int64) error {
 		return nil
 	}
 	x, err := OpenIndex(IndexOptions{
-		FS: s.fs, Dir: s.dir + "/" + indexDir, Identity: s.indexIdentity(), Logger: s.log,
+		FS: s.fs, Dir: s.dir + "/" + indexDir, Identity: indexIdentity(s.opts.Cluster, s.opts.Group), Logger: s.log,
 	}, begin, end)
 	if err != nil {
 		return err

@@ -43,6 +43,8 @@ func chainSum(digest, sum uint32) uint32 {
 // digestOf is the checksum over encoded block sums.
 func digestOf(encoded []byte) uint32 { return crc32.Checksum(encoded, castagnoli) }
 
+func decodeSum(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
+
 func encodeSums(sums []uint32) []byte {
 	b := make([]byte, 0, len(sums)*sumSize)
 	for _, s := range sums {
