@@ -189,7 +189,7 @@ func (b *RegisterBody) DecodeBody(body []byte) error {
 // filters is a JSON array. Brokers since 5.0 end with static topic mappings, n x { len i32 | JSON }, which are not read.
 
 // maxRegisterBody bounds what a compressed body may inflate to.
-const maxRegisterBody = 64 << 20
+const maxRegisterBody = 16 << 20
 
 // AppendCompressed appends the body for compressed = true and a broker of this package's Version.
 func (b *RegisterBody) AppendCompressed(dst []byte) []byte {
