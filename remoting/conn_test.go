@@ -151,6 +151,27 @@ func TestConnAnswersOnce(t *testing.T) {
 	}
 }
 
+func TestResponderError(t *testing.T) {
+	var answer error
+	a, _ := connPair(t, ConnConfig{}, ConnConfig{}, nil, HandlerFunc(func(_ *Conn, req *Command) { req.Responder().Error(answer) }))
+	for _, tt := range []struct {
+		err    error
+		code   int32
+		remark string
+	}{
+		{Errorf(TopicNotExist, "no topic T"), TopicNotExist, "no topic T"},
+		{fmt.Errorf("while sending: %w", Errorf(NoPermission, "no")), NoPermission, "while sending: NO_PERMISSION (16): no"},
+		{new(TopicRequest).Decode(&Command{}), InvalidParameter, "invalid header field: topic is missing"},
+		{CheckTopic("a b"), InvalidParameter, `invalid name: topic "a b": only letters, digits, _, -, % and | are allowed`},
+		{errors.New("disk"), SystemError, "disk"},
+	} {
+		answer = tt.err
+		if resp := mustCall(t, a, &Command{}); resp.Code != tt.code || resp.Remark != tt.remark {
+			t.Errorf("%v is answered %d %q", tt.err, resp.Code, resp.Remark)
+		}
+	}
+}
+
 func TestConnOneway(t *testing.T) {
 	served := make(chan string, 10)
 	nc, peer := tcpPair(t)

@@ -1,6 +1,9 @@
 package remoting
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Responder answers one request. It is a small value that may outlive the request and be used from any goroutine, once: further answers are
 // dropped, as are all if the request is oneway or the connection is gone. The zero Responder drops everything.
@@ -32,13 +35,21 @@ func (r Responder) RespondSegments(resp *Command, segments [][]byte, release fun
 	}
 }
 
-// Error answers with an error's code and text: those of an *Error, else SystemError. It is for errors that may be shown to the peer.
+// Error answers with the text of err, which must be fit for the peer to see, and a code: that of the *Error it wraps, InvalidParameter for a
+// request that cannot be decoded or names what cannot be (clients do not repeat it), else SystemError (producers do).
 func (r Responder) Error(err error) {
-	if e, ok := err.(*Error); ok {
-		r.Respond(&Command{Code: e.Code, Remark: e.Remark})
-		return
+	resp := Command{Code: SystemError, Remark: err.Error()}
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		resp.Code = e.Code
+		if err == error(e) {
+			resp.Remark = e.Remark
+		}
+	case errors.Is(err, ErrField), errors.Is(err, ErrBody), errors.Is(err, ErrName):
+		resp.Code = InvalidParameter
 	}
-	r.Respond(&Command{Code: SystemError, Remark: err.Error()})
+	r.Respond(&resp)
 }
 
 func (r Responder) enqueue(resp *Command, segments [][]byte, release func()) bool {
