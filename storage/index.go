@@ -38,8 +38,8 @@ type IndexOptions struct {
 	// MemoryBytes bounds the keys in memory: those being added, those waiting
 	// to be written, and the copy that is being sorted. Default 16 MiB, about
 	// 460,000 keys; at least 64 KiB. Memory is taken as keys come. On top of it
-	// come about 0.3 MiB per flush, 1.5 MiB while a merge runs, 4 KiB per run
-	// file, and a quarter of MemoryBytes for each IndexFill.
+	// come about 0.3 MiB per flush, up to 3 MiB while a merge runs, 4 KiB per run
+	// file, and half of MemoryBytes for each IndexFill.
 	MemoryBytes int64
 
 	// MaxRunEntries bounds a run file. Default 16 Mi entries, 321 MiB. It is the
@@ -424,9 +424,8 @@ type IndexStats struct {
 	Missing      []IndexRange // as Index.Missing
 	Dropped      int64        // keys left out for want of memory, since open
 	FlushError   error        // why the last flush failed; nil if it did not
-	Damaged      int          // run files found damaged, since open
+	Damaged      int          // run files given up: damaged, or unreadable at open
 	Foreign      int          // files in the directory that are not ours, at open
-	Unreadable   int          // run files that could not be read, at open
 	Flushes      int64        // tables written, since open
 	Merges       int64        // merges done, since open
 	MergedBytes  int64        // written by them

@@ -10,9 +10,9 @@ import (
 	"github.com/raftmq/raftmq/storage/disk"
 )
 
-// benchKeys makes the keys of n records: a UNIQ_KEY as clients make them and a
+// indexBenchKeys makes the keys of n records: a UNIQ_KEY as clients make them and a
 // key of their own each.
-func benchKeys(n int, from int64) []IndexKey {
+func indexBenchKeys(n int, from int64) []IndexKey {
 	keys := make([]IndexKey, 0, 2*n)
 	for i := range n {
 		phys, time := from+int64(i)*1024, int64(1_700_000_000_000+i)
@@ -23,16 +23,16 @@ func benchKeys(n int, from int64) []IndexKey {
 	return keys
 }
 
-const benchBatch = 64 // records
+const indexBenchBatch = 64 // records
 
-func benchBatches() (batches [][]IndexKey) {
+func indexBenchBatches() (batches [][]IndexKey) {
 	for range 64 {
-		batches = append(batches, benchKeys(benchBatch, 0))
+		batches = append(batches, indexBenchKeys(indexBenchBatch, 0))
 	}
 	return batches
 }
 
-func rebase(keys []IndexKey, from int64) {
+func rebaseIndexKeys(keys []IndexKey, from int64) {
 	for i := range keys {
 		keys[i].Phys = from + int64(i/2)*1024
 	}
@@ -41,7 +41,7 @@ func rebase(keys []IndexKey, from int64) {
 // ns per key on the goroutine that calls Append: hash, table, and a new table
 // when one is full.
 func BenchmarkIndexAdd(b *testing.B) {
-	batches := benchBatches()
+	batches := indexBenchBatches()
 	o := IndexOptions{FS: disk.NewMem(1), Dir: "index"}
 	if err := o.validate(); err != nil {
 		b.Fatal(err)
@@ -50,28 +50,28 @@ func BenchmarkIndexAdd(b *testing.B) {
 	x.cond = sync.NewCond(&x.mu)
 	b.ReportAllocs()
 	b.ResetTimer()
-	for n := 0; n < b.N; n += 2 * benchBatch {
+	for n := 0; n < b.N; n += 2 * indexBenchBatch {
 		x.frozen = nil
-		keys := batches[n/benchBatch/2%len(batches)]
-		rebase(keys, x.next)
-		x.Append(x.next, x.next+benchBatch*1024, keys)
+		keys := batches[n/indexBenchBatch/2%len(batches)]
+		rebaseIndexKeys(keys, x.next)
+		x.Append(x.next, x.next+indexBenchBatch*1024, keys)
 	}
 }
 
 // ns per key when keys come faster than the flusher writes them: what it, the
 // merger and the disk sustain, with a Sync for every half million.
 func BenchmarkIndexSustained(b *testing.B) {
-	batches := benchBatches()
+	batches := indexBenchBatches()
 	x, err := OpenIndex(IndexOptions{FS: disk.OS(), Dir: b.TempDir() + "/index"}, 0, math.MaxInt64)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
-	for n := 0; n < b.N; n += 2 * benchBatch {
-		keys, from := batches[n/benchBatch/2%len(batches)], x.Next()
-		rebase(keys, from)
-		x.Append(from, from+benchBatch*1024, keys)
+	for n := 0; n < b.N; n += 2 * indexBenchBatch {
+		keys, from := batches[n/indexBenchBatch/2%len(batches)], x.Next()
+		rebaseIndexKeys(keys, from)
+		x.Append(from, from+indexBenchBatch*1024, keys)
 		if n%(1<<19) == 0 {
 			if _, err := x.Sync(b.Context(), from); err != nil {
 				b.Fatal(err)
@@ -88,16 +88,16 @@ func BenchmarkIndexSustained(b *testing.B) {
 }
 
 func BenchmarkIndexHash(b *testing.B) {
-	keys := benchKeys(512, 0)
+	keys := indexBenchKeys(512, 0)
 	for n := 0; b.Loop(); n++ {
 		k := &keys[n%len(keys)]
 		indexHash(k.Topic, k.Key)
 	}
 }
 
-// benchRuns makes an index of n runs of the given number of entries each, the
+// indexBenchRuns makes an index of n runs of the given number of entries each, the
 // hash of record i of run r being a known one.
-func benchRuns(b *testing.B, o IndexOptions, n, entries int) *Index {
+func indexBenchRuns(b *testing.B, o IndexOptions, n, entries int) *Index {
 	b.Helper()
 	if err := o.FS.MkdirAll(indexDirLabel, o.Dir); err != nil {
 		b.Fatal(err)
@@ -128,7 +128,7 @@ func BenchmarkIndexQuery(b *testing.B) {
 	o := IndexOptions{FS: disk.OS(), Dir: b.TempDir() + "/index", MaxRunEntries: 1 << 20}
 	var hash uint64
 	o.hash = func(string, string) uint64 { return hash }
-	x := benchRuns(b, o, runs, entries)
+	x := indexBenchRuns(b, o, runs, entries)
 	q := IndexQuery{Topic: "T", Key: "k", Max: 32, End: math.MaxInt64}
 	for _, bench := range []struct {
 		name string
@@ -153,7 +153,7 @@ func BenchmarkIndexQuery(b *testing.B) {
 func BenchmarkIndexMerge(b *testing.B) {
 	const runs, entries = indexFanout, 500_000
 	o := IndexOptions{FS: disk.OS(), Dir: b.TempDir() + "/index", MaxRunEntries: 1 << 20}
-	x := benchRuns(b, o, runs, entries)
+	x := indexBenchRuns(b, o, runs, entries)
 	if err := x.Close(); err != nil {
 		b.Fatal(err)
 	}
@@ -165,14 +165,16 @@ func BenchmarkIndexMerge(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		x.remove(out.name)
+		if err := o.FS.Remove(indexDirLabel, out.name); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
 // What opening costs: one page per run.
 func BenchmarkIndexOpen(b *testing.B) {
 	o := IndexOptions{FS: disk.OS(), Dir: b.TempDir() + "/index", MaxRunEntries: indexChunk}
-	x := benchRuns(b, o, 100, indexChunk)
+	x := indexBenchRuns(b, o, 100, indexChunk)
 	for range b.N {
 		if err := x.Close(); err != nil {
 			b.Fatal(err)

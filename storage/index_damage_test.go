@@ -13,20 +13,20 @@ import (
 	"github.com/raftmq/raftmq/storage/disk"
 )
 
-// oneRun makes an index of one small run, closed, and its log.
-func oneRun(t testing.TB, fs *disk.Mem, records int) (*indexLog, string) {
+// oneIndexRun makes an index of one small run, closed, and its log.
+func oneIndexRun(t testing.TB, fs *disk.Mem, records int) (*indexLog, string) {
 	var l indexLog
 	x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 	for i := range records {
 		l.add(10, int64(i)*1000, "k", fmt.Sprint("u", i))
 	}
 	l.appendAll(x)
-	mustSync(t, x)
+	syncTestIndex(t, x)
 	closeTestIndex(t, x)
 	return &l, "store/index/" + indexRunName(1)
 }
 
-func testReadFile(t testing.TB, fs disk.FS, name string) []byte {
+func readIndexFile(t testing.TB, fs disk.FS, name string) []byte {
 	f, err := fs.OpenFile("test", name, os.O_RDONLY)
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func testReadFile(t testing.TB, fs disk.FS, name string) []byte {
 	return b
 }
 
-func testWriteFile(t testing.TB, fs disk.FS, name string, b []byte) {
+func writeIndexFile(t testing.TB, fs disk.FS, name string, b []byte) {
 	f, err := fs.OpenFile("test", name, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		t.Fatal(err)
@@ -64,8 +64,8 @@ func testWriteFile(t testing.TB, fs disk.FS, name string, b []byte) {
 func TestIndexBitFlips(t *testing.T) {
 	seed := indexSeed(t)
 	fs := disk.NewMem(seed)
-	l, name := oneRun(t, fs, 120) // two entry pages and one of fences
-	size := len(testReadFile(t, fs, name))
+	l, name := oneIndexRun(t, fs, 120) // two entry pages and one of fences
+	size := len(readIndexFile(t, fs, name))
 	if size != 4*indexPage {
 		t.Fatalf("a run of %d bytes", size)
 	}
@@ -86,7 +86,7 @@ func TestIndexBitFlips(t *testing.T) {
 			l.appendAll(x) // a replay from the end: what the header covered is missing if it is damaged
 			noticed := x.Stats().Damaged+x.Stats().Foreign > 0
 			for i := range l.recs {
-				if l.check(t, x, everything("T", fmt.Sprint("u", i), 64)) != nil {
+				if l.check(t, x, indexAnyTime("T", fmt.Sprint("u", i), 64)) != nil {
 					noticed = true
 				}
 			}
@@ -114,8 +114,8 @@ func TestIndexBitFlips(t *testing.T) {
 // query, and what it held is missing.
 func TestIndexDamagedFile(t *testing.T) {
 	other := disk.NewMem(9)
-	_, otherName := oneRun(t, other, 120)
-	otherRun := testReadFile(t, other, otherName) // the same records: the same bytes
+	_, otherName := oneIndexRun(t, other, 120)
+	otherRun := readIndexFile(t, other, otherName) // the same records: the same bytes
 	le := binary.LittleEndian
 	reseal := func(b []byte, page int) []byte {
 		sealIndexPage(b[page*indexPage:(page+1)*indexPage], 1, uint32(page))
@@ -149,13 +149,24 @@ func TestIndexDamagedFile(t *testing.T) {
 			return b
 		}, false},
 		{"another log's", func(b []byte) []byte { le.PutUint64(b[8:], 77); return reseal(b, 0) }, true},
-		{"of a later version", func(b []byte) []byte { le.PutUint32(b[4:], 2); return reseal(b, 0) }, true},
+		{"of a later version", func(b []byte) []byte { le.PutUint32(b[4:], 2); return reseal(b, 0) }, false},
 		{"of another format", func(b []byte) []byte { copy(b, "RMQY"); return reseal(b, 0) }, true},
 		{"no format at all", func(b []byte) []byte { copy(b, "precious"); return b }, false},
 		{"a negative count", func(b []byte) []byte { le.PutUint64(b[16:], 1<<63); return reseal(b, 0) }, false},
 		{"a huge count", func(b []byte) []byte { le.PutUint64(b[16:], 1<<62); return reseal(b, 0) }, false},
 		{"a count that the size denies", func(b []byte) []byte { le.PutUint64(b[16:], 1); return reseal(b, 0) }, false},
 		{"no range", func(b []byte) []byte { le.PutUint64(b[32:], 0); return reseal(b, 0) }, false},
+		{"no range and no entries", func(b []byte) []byte {
+			le.PutUint64(b[16:], 0)
+			le.PutUint64(b[24:], 1200)
+			le.PutUint64(b[40:], math.MaxUint64)
+			clear(b[indexHeaderSize:])
+			return reseal(b, 0)[:indexPage]
+		}, false},
+		{"a negative range", func(b []byte) []byte {
+			le.PutUint64(b[24:], math.MaxUint64)
+			return reseal(b, 0)
+		}, false},
 		{"a smaller range than the entries'", func(b []byte) []byte {
 			le.PutUint64(b[32:], 1195)
 			le.PutUint64(b[40:], 1190)
@@ -174,17 +185,22 @@ func TestIndexDamagedFile(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				fs := disk.NewMem(1)
-				l, name := oneRun(t, fs, 120)
-				testWriteFile(t, fs, name, c.corrupt(testReadFile(t, fs, name)))
+				l, name := oneIndexRun(t, fs, 120)
+				writeIndexFile(t, fs, name, c.corrupt(readIndexFile(t, fs, name)))
 				if _, err := VerifyIndex(fs, "store/index", 0); err == nil {
 					t.Error("VerifyIndex finds nothing")
 				}
 				x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 				x.Append(l.end(), l.end(), nil)
 				for i := range l.recs {
-					_ = l.check(t, x, everything("T", fmt.Sprint("u", i), 64)) // compares
+					_ = l.check(t, x, indexAnyTime("T", fmt.Sprint("u", i), 64)) // compares
 				}
 				s := x.Stats()
+				select {
+				case <-x.Behind():
+				default:
+					t.Error("the owner was not told")
+				}
 				if c.foreign != (s.Foreign == 1) || c.foreign == (s.Damaged == 1) || len(s.Missing) != 1 {
 					t.Errorf("%+v", s)
 				}
@@ -205,21 +221,21 @@ func TestIndexDamagedFile(t *testing.T) {
 func TestIndexOutOfOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := disk.NewMem(1)
-		l, name := oneRun(t, fs, 120)
-		b := testReadFile(t, fs, name)
+		l, name := oneIndexRun(t, fs, 120)
+		b := readIndexFile(t, fs, name)
 		page := b[indexPage : 2*indexPage]
 		e := slices.Clone(page[20:40])
 		copy(page[20:40], page[2000:2020])
 		copy(page[2000:2020], e)
 		sealIndexPage(page, 1, 1)
-		testWriteFile(t, fs, name, b)
+		writeIndexFile(t, fs, name, b)
 		if _, err := VerifyIndex(fs, "store/index", 0); !errors.Is(err, errIndexDamaged) {
 			t.Errorf("VerifyIndex: %v", err)
 		}
 		x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 		for range 7 {
 			l.grow(x, 120)
-			mustSync(t, x)
+			syncTestIndex(t, x)
 			synctest.Wait()
 		}
 		if s := x.Stats(); s.Damaged != 1 || !slices.Equal(s.Missing, []IndexRange{{0, 1200}}) {
@@ -233,25 +249,25 @@ func TestIndexOutOfOrder(t *testing.T) {
 func TestIndexForeignFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := disk.NewMem(1)
-		l, _ := oneRun(t, fs, 10)
+		l, _ := oneIndexRun(t, fs, 10)
 		foreign := []string{"20240102030405678", "1.run", "00000000000000000001.run.bak", "-0000000000000000001.run", ".tmp", "x.run.tmp"}
 		for _, name := range foreign {
-			testWriteFile(t, fs, "store/index/"+name, []byte("precious"))
+			writeIndexFile(t, fs, "store/index/"+name, []byte("precious"))
 		}
-		testWriteFile(t, fs, "store/index/"+indexRunName(5)+indexTmpSuffix, []byte("unfinished"))
+		writeIndexFile(t, fs, "store/index/"+indexRunName(5)+indexTmpSuffix, []byte("unfinished"))
 		x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 		if s := x.Stats(); s.Foreign != len(foreign) || s.Runs != 1 || s.Missing != nil {
 			t.Errorf("%+v", s)
 		}
 		l.checkAll(t, x)
 		l.grow(x, 10)
-		mustSync(t, x)
+		syncTestIndex(t, x)
 		if _, err := fs.Stat("test", "store/index/"+indexRunName(6)); err != nil {
 			t.Errorf("the next run does not take the next number: %v", err)
 		}
 		closeTestIndex(t, x)
 		for _, name := range foreign {
-			if string(testReadFile(t, fs, "store/index/"+name)) != "precious" {
+			if string(readIndexFile(t, fs, "store/index/"+name)) != "precious" {
 				t.Errorf("%s was touched", name)
 			}
 		}
@@ -261,24 +277,68 @@ func TestIndexForeignFiles(t *testing.T) {
 	})
 }
 
+// The checks of a page, one by one.
+func TestIndexPageSeal(t *testing.T) {
+	page := make([]byte, indexPage)
+	sealIndexPage(page, 7, 3)
+	for _, c := range []struct {
+		run    uint64
+		number uint32
+		ok     bool
+	}{{7, 3, true}, {7, 4, false}, {8, 3, false}} {
+		if err := checkIndexPage(page, c.run, c.number); (err == nil) != c.ok {
+			t.Errorf("page %d of run %d: %v", c.number, c.run, err)
+		}
+	}
+}
+
+// The file that a cut removed comes back when the log, and the index, have gone
+// on with other records: it does not count.
+func TestIndexCutFileReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := disk.NewMem(1)
+		l, name := oneIndexRun(t, fs, 10)
+		old := readIndexFile(t, fs, name)
+		x := openTestIndex(t, IndexOptions{FS: fs}, 0, 50)
+		l.recs = l.recs[:5]
+		for range 10 {
+			l.add(10, 1000, "new")
+		}
+		l.appendAll(x)
+		syncTestIndex(t, x)
+		closeTestIndex(t, x)
+		writeIndexFile(t, fs, name, old)
+		x = openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
+		if s := x.Stats(); s.Runs != 2 || s.Missing != nil {
+			t.Errorf("%+v", s)
+		}
+		for _, key := range []string{"new", "k", "u4", "u5"} {
+			if err := l.check(t, x, indexAnyTime("T", key, 64)); err != nil {
+				t.Error(err)
+			}
+		}
+		closeTestIndex(t, x)
+	})
+}
+
 // An older copy of a file comes back: an input beside the merge's output. And
 // files are removed behind the index's back.
 func TestIndexOldFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := disk.NewMem(1)
-		l, name := oneRun(t, fs, 10)
-		old := testReadFile(t, fs, name)
+		l, name := oneIndexRun(t, fs, 10)
+		old := readIndexFile(t, fs, name)
 		x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 		for range 7 {
 			l.grow(x, 10)
-			mustSync(t, x)
+			syncTestIndex(t, x)
 		}
 		synctest.Wait()
 		if s := x.Stats(); s.Merges != 1 || s.Runs != 1 {
 			t.Fatalf("%+v", s)
 		}
 		closeTestIndex(t, x)
-		testWriteFile(t, fs, name, old)
+		writeIndexFile(t, fs, name, old)
 		x = openTestIndex(t, x.o, 0, math.MaxInt64)
 		if s := x.Stats(); s.Runs != 1 || s.Missing != nil || s.Damaged != 0 {
 			t.Fatalf("%+v", s)
@@ -287,7 +347,7 @@ func TestIndexOldFiles(t *testing.T) {
 		if err := fs.Remove("test", x.runs[0].name); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.check(t, x, everything("T", "k", 64)); !errors.Is(err, ErrIndexBehind) {
+		if err := l.check(t, x, indexAnyTime("T", "k", 64)); !errors.Is(err, ErrIndexBehind) {
 			t.Fatalf("with the file gone: %v", err)
 		}
 		closeTestIndex(t, x)

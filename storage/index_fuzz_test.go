@@ -20,8 +20,8 @@ import (
 func FuzzIndexRun(f *testing.F) {
 	const records = 120
 	base := disk.NewMem(1)
-	_, name := oneRun(f, base, records)
-	run := testReadFile(f, base, name)
+	_, name := oneIndexRun(f, base, records)
+	run := readIndexFile(f, base, name)
 	f.Add([]byte{0, 0, 0x40})                                   // as it is
 	f.Add([]byte{0, 0, 0x10})                                   // one page
 	f.Add([]byte{1, 0, 0x40, 16, 0, 0, 1})                      // a count of 1
@@ -52,7 +52,7 @@ func FuzzIndexRun(f *testing.F) {
 		if err := fs.MkdirAll("test", "store/index"); err != nil {
 			t.Fatal(err)
 		}
-		testWriteFile(t, fs, name, b)
+		writeIndexFile(t, fs, name, b)
 
 		r, err := openIndexRun(fs, name, 1, 0)
 		if err != nil {

@@ -45,7 +45,11 @@ func (x *Index) removeGarbage() {
 	x.garbage = keep
 	x.mu.Unlock()
 	for _, r := range remove {
-		x.remove(r.name)
+		// That it stays is no harm beyond its room: it overlaps with what replaced
+		// it, or was trimmed, and the next start tries again.
+		if err := x.o.FS.Remove(indexDirLabel, r.name); err != nil {
+			x.log.Error("a run file that is no longer needed cannot be deleted", "file", r.name, "error", err)
+		}
 	}
 }
 

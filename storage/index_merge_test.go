@@ -118,7 +118,7 @@ func TestIndexLargeRun(t *testing.T) {
 			keys = append(keys, IndexKey{Topic: "T", Key: key(hash), Phys: i, Time: i})
 		}
 		x.Append(0, n, keys)
-		mustSync(t, x)
+		syncTestIndex(t, x)
 		if s := x.Stats(); s.Runs != 1 || len(x.runs[0].top) != 4 {
 			t.Fatalf("%+v, %d fence pages", s, len(x.runs[0].top))
 		}
@@ -135,7 +135,7 @@ func TestIndexLargeRun(t *testing.T) {
 				continue
 			}
 			reads = 0
-			got, err := x.Query(t.Context(), everything("T", key(hash), 64))
+			got, err := x.Query(t.Context(), indexAnyTime("T", key(hash), 64))
 			if err != nil || !slices.Equal(got, phys[max(0, len(phys)-64):]) {
 				t.Fatalf("%#x: got %v, %v", hash, got, err)
 			}
@@ -149,13 +149,80 @@ func TestIndexLargeRun(t *testing.T) {
 			}
 			for _, miss := range []uint64{hash - 1, hash + 1} {
 				if want[miss] == nil {
-					if got, err := x.Query(t.Context(), everything("T", key(miss), 64)); err != nil || got != nil {
+					if got, err := x.Query(t.Context(), indexAnyTime("T", key(miss), 64)); err != nil || got != nil {
 						t.Fatalf("%#x: got %v, %v", miss, got, err)
 					}
 				}
 			}
 		}
 		fs.SetHook(nil)
+		closeTestIndex(t, x)
+	})
+}
+
+// What a restart may cut off is not merged: runs beyond the last Sync, unless
+// they are too many.
+func TestIndexMergeWaitsForSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l indexLog
+		x := openTestIndex(t, IndexOptions{FS: disk.NewMem(1), tableEntries: 20}, 0, math.MaxInt64)
+		for range indexManyRuns {
+			l.grow(x, 10)
+			synctest.Wait()
+		}
+		l.grow(x, 1)
+		synctest.Wait()
+		if s := x.Stats(); s.Merges != 0 || s.Runs != indexManyRuns {
+			t.Errorf("before: %+v", s)
+		}
+		if _, err := x.Sync(t.Context(), 80*10); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s := x.Stats(); s.Merges != 1 || x.runs[0].end != 80*10 {
+			t.Errorf("after a Sync of eight runs: %+v, the first to %d", s, x.runs[0].end)
+		}
+		for range 2 * indexManyRuns {
+			l.grow(x, 10)
+			synctest.Wait()
+		}
+		if s := x.Stats(); s.Runs > 2*indexManyRuns {
+			t.Errorf("without a Sync: %+v", s)
+		}
+		closeTestIndex(t, x)
+	})
+}
+
+// An input is trimmed while it is being merged: the output does not bring it
+// back.
+func TestIndexMergeOutrun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l indexLog
+		fs := disk.NewMem(1)
+		x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
+		hang := make(chan struct{})
+		fs.SetHook(func(op disk.Op) error {
+			if op.Label == indexMergeLabel && op.Kind == disk.OpSync {
+				<-hang
+			}
+			return nil
+		})
+		for range 8 {
+			l.grow(x, 10)
+			syncTestIndex(t, x)
+		}
+		synctest.Wait()
+		l.min = 100
+		x.Trim(100)
+		close(hang)
+		synctest.Wait()
+		if s := x.Stats(); s.Runs != 7 || s.Merges != 0 || s.Missing != nil {
+			t.Errorf("%+v", s)
+		}
+		if files, err := fs.ReadDir("test", "store/index"); err != nil || len(files) != 7 {
+			t.Errorf("%d files, %v", len(files), err)
+		}
+		l.checkAll(t, x)
 		closeTestIndex(t, x)
 	})
 }
@@ -180,14 +247,14 @@ func TestIndexMergeDrops(t *testing.T) {
 				l.add(10, int64(i)*1000, u, "k", u)
 			}
 			l.appendAll(x)
-			mustSync(t, x)
+			syncTestIndex(t, x)
 			synctest.Wait()
 		}
 		if s := x.Stats(); s.Runs != 1 || s.Merges != 1 || s.RunEntries != 75*2 || s.Missing != nil {
 			t.Fatalf("%+v", s)
 		}
 		for i := range 90 {
-			if err := l.check(t, x, everything("T", fmt.Sprint("u", i), 64)); err != nil {
+			if err := l.check(t, x, indexAnyTime("T", fmt.Sprint("u", i), 64)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -10,16 +11,17 @@ import (
 )
 
 // OpenIndex opens the index in o.Dir for a log that begins at physical offset
-// begin. What the files hold beyond end is forgotten: pass math.MaxInt64 if
-// the log will be written again with the same bytes from where it ends now, and
-// the position up to which the log is trusted if that is not certain.
+// begin. What the files hold beyond end is forgotten: pass the position from
+// which the log will be written again, or math.MaxInt64 if it is certain that
+// the same bytes come.
 //
-// Damaged run files are deleted and foreign ones left alone, both loudly; no
-// content of the directory makes it fail. It fails if the directory cannot be
-// made or listed, or if what lies beyond end cannot be removed.
+// Files that are damaged, cannot be read or were made by another version are
+// deleted, loudly: what they held is Missing. Foreign ones are left alone. It
+// fails only if the directory cannot be made, listed or synced, or if a file that
+// has to go cannot be removed: it might count again at a later start.
 //
 // Afterwards the owner goes on with Append from where it replays (see there),
-// and fills in Missing. Close it to end its goroutines.
+// and fills in what is Missing. Close it to end its goroutines.
 func OpenIndex(o IndexOptions, begin, end int64) (*Index, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -39,13 +41,8 @@ func OpenIndex(o IndexOptions, begin, end int64) (*Index, error) {
 	if err := o.FS.SyncDir(indexDirLabel, path.Dir(o.Dir)); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
 	}
-	found, err := x.readRuns()
-	if err != nil {
+	if err := x.readRuns(end); err != nil {
 		return nil, fmt.Errorf("index: %w", err)
-	}
-	x.runs = x.accept(found)
-	if err := x.cut(end); err != nil {
-		return nil, fmt.Errorf("index: forget what lies beyond %d: %w", end, err)
 	}
 	for _, r := range x.runs {
 		x.next = max(x.next, r.end)
@@ -63,108 +60,94 @@ func OpenIndex(o IndexOptions, begin, end int64) (*Index, error) {
 	return x, nil
 }
 
-// readRuns reads the headers of all run files in the directory.
-func (x *Index) readRuns() (runs []*indexRun, _ error) {
+// readRuns finds the runs in the directory and removes what does not count.
+func (x *Index) readRuns(end int64) error {
 	entries, err := x.o.FS.ReadDir(indexDirLabel, x.o.Dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	var doomed []string
 	for _, entry := range entries {
 		name := path.Join(x.o.Dir, entry.Name())
-		if base, ok := strings.CutSuffix(entry.Name(), indexTmpSuffix); ok {
-			if number, ok := parseIndexRunName(base); ok { // unfinished when the process ended
-				x.number = max(x.number, number)
-				x.remove(name)
-				continue
-			}
-		}
-		number, ok := parseIndexRunName(entry.Name())
+		base, unfinished := strings.CutSuffix(entry.Name(), indexTmpSuffix)
+		number, ok := parseIndexRunName(base)
 		if !ok {
 			x.stats.Foreign++
 			x.log.Warn("a file that is not the index's is left alone", "file", name)
 			continue
 		}
 		x.number = max(x.number, number)
+		if unfinished { // when the process ended
+			doomed = append(doomed, name)
+			continue
+		}
 		r, err := openIndexRun(x.o.FS, name, number, x.o.Identity)
 		switch {
 		case err == nil:
-			runs = append(runs, r)
-		case errors.Is(err, errIndexForeign), errors.Is(err, errIndexVersion):
+			x.runs = append(x.runs, r)
+		case errors.Is(err, errIndexForeign):
 			x.stats.Foreign++
-			x.log.Error("a file that is not the index's is left alone", "file", name, "error", err)
-		case errors.Is(err, errIndexDamaged):
-			x.stats.Damaged++
-			x.log.Error("a damaged run file is deleted; its part of the log is to be indexed again", "file", name, "error", err)
-			x.remove(name)
+			x.log.Error("a file that is not this index's is left alone", "file", name, "error", err)
 		default:
-			x.stats.Unreadable++
-			x.log.Error("a run file cannot be read and is not used; its part of the log is to be indexed again", "file", name, "error", err)
+			x.stats.Damaged++
+			x.log.Error("a run file that cannot be used is deleted; its part of the log is to be indexed again", "file", name, "error", err)
+			doomed = append(doomed, name)
 		}
 	}
-	return runs, nil
-}
-
-// accept picks the runs that count, by I4: from the highest number down, those
-// that overlap nothing picked before. The rest is deleted: inputs of a merge
-// that a crash came before, or what a cut meant to remove.
-func (x *Index) accept(found []*indexRun) (runs []*indexRun) {
-	slices.SortFunc(found, func(a, b *indexRun) int {
-		if a.number > b.number {
-			return -1
-		}
-		return 1
-	})
-	for _, r := range found {
-		overlaps := func(other *indexRun) bool { return r.begin < other.end && other.begin < r.end }
-		if slices.ContainsFunc(runs, overlaps) {
-			x.log.Info("a run file that a newer one replaces is deleted", "file", r.name, "from", r.begin, "to", r.end)
-			x.remove(r.name)
-			continue
-		}
-		runs = append(runs, r)
+	doomed = append(doomed, x.overrule()...)
+	doomed = append(doomed, x.cut(end)...)
+	if len(doomed) == 0 {
+		return nil
 	}
-	slices.SortFunc(runs, func(a, b *indexRun) int {
-		if a.begin < b.begin {
-			return -1
+	for _, name := range doomed {
+		if err := x.o.FS.Remove(indexDirLabel, name); err != nil {
+			return err
 		}
-		return 1
-	})
-	return runs
+	}
+	return x.o.FS.SyncDir(indexDirLabel, x.o.Dir)
 }
 
-// cut forgets what lies beyond end, durably: the log is about to be written
-// anew from there, perhaps with other records. A run across end is written
-// again without the rest.
-func (x *Index) cut(end int64) error {
+// overrule keeps the runs that count by I4, in order: from the highest number
+// down, those that overlap none kept before. It returns the others' names: inputs
+// of a merge that a crash came after, or what an old copy brought back.
+func (x *Index) overrule() (doomed []string) {
+	slices.SortFunc(x.runs, func(a, b *indexRun) int { return cmp.Compare(b.number, a.number) })
 	var keep []*indexRun
-	var errs []error
+	for _, r := range x.runs {
+		if slices.ContainsFunc(keep, func(k *indexRun) bool { return r.begin < k.end && k.begin < r.end }) {
+			x.log.Info("a run file that a newer one replaces is deleted", "file", r.name, "from", r.begin, "to", r.end)
+			doomed = append(doomed, r.name)
+		} else {
+			keep = append(keep, r)
+		}
+	}
+	slices.SortFunc(keep, func(a, b *indexRun) int { return cmp.Compare(a.begin, b.begin) })
+	x.runs = keep
+	return doomed
+}
+
+// cut forgets what lies beyond end: the log is about to be written anew from
+// there, perhaps with other records. A run across end is written again without
+// the rest. It returns the names of the files to be removed.
+func (x *Index) cut(end int64) (doomed []string) {
+	var keep []*indexRun
 	for _, r := range x.runs {
 		if r.end <= end {
 			keep = append(keep, r)
 			continue
 		}
-		if r.begin < end {
-			short, err := x.merge([]*indexRun{r}, indexSpan{begin: r.begin, end: end}, 0)
-			if err == nil {
-				keep = append(keep, short)
-			} else {
-				x.log.Error("a run file that is to be cut cannot be; it is given up", "file", r.name, "at", end, "error", err)
-			}
-		}
 		x.log.Warn("index beyond the end of the log is deleted", "file", r.name, "from", r.begin, "to", r.end, "end", end)
-		errs = append(errs, x.o.FS.Remove(indexDirLabel, r.name))
-	}
-	if len(errs) > 0 {
-		errs = append(errs, x.o.FS.SyncDir(indexDirLabel, x.o.Dir))
+		doomed = append(doomed, r.name)
+		if r.begin >= end {
+			continue
+		}
+		short, err := x.merge([]*indexRun{r}, indexSpan{begin: r.begin, end: end}, 0)
+		if err != nil {
+			x.log.Error("a run file cannot be cut and is given up; its part of the log is to be indexed again", "file", r.name, "error", err)
+			continue
+		}
+		keep = append(keep, short)
 	}
 	x.runs = keep
-	return errors.Join(errs...)
-}
-
-// remove deletes a file. That it stays is no harm beyond its room: what it says
-// is right or overruled (I4), or it is looked at again at the next open.
-func (x *Index) remove(name string) {
-	if err := x.o.FS.Remove(indexDirLabel, name); err != nil {
-		x.log.Error("a file that is no longer needed cannot be deleted", "file", name, "error", err)
-	}
+	return doomed
 }

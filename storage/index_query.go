@@ -77,7 +77,6 @@ type indexSearch struct {
 	runs    []*indexRun
 	missing []IndexRange
 	min     int64 // of the log
-	limit   int64 // nothing at or above; a batch that is just being added
 
 	found   []int64 // descending
 	offered int
@@ -101,7 +100,7 @@ func (s *indexSearch) begin() error {
 	s.runs = x.runs
 	x.hold(s.runs)
 	s.missing = x.missing()
-	s.min, s.limit = x.min, x.next
+	s.min = x.min
 	return nil
 }
 
@@ -193,7 +192,7 @@ func (s *indexSearch) offer(e indexEntry) error {
 	if s.x.isClosing() {
 		return ErrIndexClosed
 	}
-	if e.sec < s.from || e.sec > s.to || e.phys < s.min || e.phys >= s.limit || e.phys == s.prev {
+	if e.sec < s.from || e.sec > s.to || e.phys < s.min || e.phys == s.prev {
 		return nil
 	}
 	s.prev = e.phys

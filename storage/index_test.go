@@ -147,8 +147,8 @@ func (l *indexLog) check(t testing.TB, x *Index, q IndexQuery) error {
 	return err
 }
 
-// everything is a query for all times.
-func everything(topic, key string, max int) IndexQuery {
+// indexAnyTime is a query for all times.
+func indexAnyTime(topic, key string, max int) IndexQuery {
 	return IndexQuery{Topic: topic, Key: key, Max: max, End: math.MaxInt64}
 }
 
@@ -164,6 +164,11 @@ func openTestIndex(t testing.TB, o IndexOptions, begin, end int64) *Index {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // for a test that failed before it did so itself
+		if err := x.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return x
 }
 
@@ -177,7 +182,7 @@ func closeTestIndex(t testing.TB, x *Index) {
 	}
 }
 
-func mustSync(t testing.TB, x *Index) {
+func syncTestIndex(t testing.TB, x *Index) {
 	t.Helper()
 	if got, err := x.Sync(t.Context(), math.MaxInt64); err != nil || got != x.Next() {
 		t.Fatalf("Sync = %d, %v; next is %d", got, err, x.Next())
@@ -196,9 +201,9 @@ var indexPlaces = []struct {
 	move func(t *testing.T, x *Index) *Index
 }{
 	{"in memory", func(t *testing.T, x *Index) *Index { return x }},
-	{"in a run", func(t *testing.T, x *Index) *Index { mustSync(t, x); return x }},
+	{"in a run", func(t *testing.T, x *Index) *Index { syncTestIndex(t, x); return x }},
 	{"reopened", func(t *testing.T, x *Index) *Index {
-		mustSync(t, x)
+		syncTestIndex(t, x)
 		closeTestIndex(t, x)
 		return openTestIndex(t, x.o, 0, math.MaxInt64)
 	}},
@@ -224,23 +229,25 @@ func TestIndexQuery(t *testing.T) {
 					q    IndexQuery
 					want []int64
 				}{
-					{"one token of several", everything("T", "green", 64), phys[:1]},
-					{"by UNIQ_KEY", everything("T", "UNIQ2", 64), phys[1:2]},
-					{"oldest first, once per record", everything("T", "red", 64), []int64{phys[0], phys[1], phys[4]}},
-					{"the newest of more", everything("T", "red", 2), []int64{phys[1], phys[4]}},
-					{"token equal to UNIQ_KEY", everything("T", "UNIQ4", 64), phys[5:]},
-					{"the other topic", everything("other", "red", 64), phys[3:4]},
-					{"the other topic's UNIQ_KEY", everything("other", "UNIQ1", 64), phys[3:4]},
-					{"none", everything("T", "blue", 64), nil},
-					{"topic and key split elsewhere", everything("TU", "NIQ1", 64), nil},
+					{"one token of several", indexAnyTime("T", "green", 64), phys[:1]},
+					{"by UNIQ_KEY", indexAnyTime("T", "UNIQ2", 64), phys[1:2]},
+					{"oldest first, once per record", indexAnyTime("T", "red", 64), []int64{phys[0], phys[1], phys[4]}},
+					{"the newest of more", indexAnyTime("T", "red", 2), []int64{phys[1], phys[4]}},
+					{"token equal to UNIQ_KEY", indexAnyTime("T", "UNIQ4", 64), phys[5:]},
+					{"the other topic", indexAnyTime("other", "red", 64), phys[3:4]},
+					{"the other topic's UNIQ_KEY", indexAnyTime("other", "UNIQ1", 64), phys[3:4]},
+					{"none", indexAnyTime("T", "blue", 64), nil},
+					{"topic and key split elsewhere", indexAnyTime("TU", "NIQ1", 64), nil},
 					{"time: its second", IndexQuery{Topic: "T", Key: "red", Max: 64, Begin: 1_001_999, End: 1_001_999}, phys[1:2]},
 					{"time: to the second", IndexQuery{Topic: "T", Key: "red", Max: 64, Begin: 1_000_000, End: 1_001_000}, phys[:2]},
 					{"time: before", IndexQuery{Topic: "T", Key: "red", Max: 64, Begin: 0, End: 999_999}, nil},
 					{"time: after", IndexQuery{Topic: "T", Key: "red", Max: 64, Begin: 1_005_000, End: math.MaxInt64}, nil},
+					{"time: the last second", IndexQuery{Topic: "T", Key: "UNIQ4", Max: 64, Begin: 1_005_999, End: math.MaxInt64}, phys[5:]},
+					{"time: the first second", IndexQuery{Topic: "T", Key: "green", Max: 64, Begin: 0, End: 1_000_000}, phys[:1]},
 					{"time: negative begin", IndexQuery{Topic: "T", Key: "green", Max: 64, Begin: math.MinInt64, End: math.MaxInt64}, phys[:1]},
 					{"time: reversed", IndexQuery{Topic: "T", Key: "red", Max: 64, Begin: 1_004_000, End: 1_000_000}, nil},
-					{"max 0", everything("T", "red", 0), nil},
-					{"max negative", everything("T", "red", -1), nil},
+					{"max 0", indexAnyTime("T", "red", 0), nil},
+					{"max negative", indexAnyTime("T", "red", -1), nil},
 				} {
 					got, err := x.Query(t.Context(), c.q)
 					if err != nil || !slices.Equal(got, c.want) {
@@ -268,12 +275,12 @@ func TestIndexBoundsOfAQuery(t *testing.T) {
 				x = place.move(t, x)
 				defer closeTestIndex(t, x)
 
-				got, err := x.Query(t.Context(), everything("T", "hot", math.MaxInt))
+				got, err := x.Query(t.Context(), indexAnyTime("T", "hot", math.MaxInt))
 				if err != nil || len(got) != IndexMaxResults || got[0] != 10*(3000-IndexMaxResults) {
 					t.Errorf("without a bound: %d results from %v, %v", len(got), got, err)
 				}
 				offered := 0
-				q := everything("T", "hot", 10)
+				q := indexAnyTime("T", "hot", 10)
 				q.Match = func(phys int64) bool { offered++; return phys == 0 || phys == 29_990 }
 				got, err = x.Query(t.Context(), q)
 				if !errors.Is(err, ErrIndexCandidates) || !slices.Equal(got, []int64{29_990}) || offered != IndexMaxCandidates {
@@ -301,7 +308,7 @@ func TestIndexReplay(t *testing.T) {
 		o := IndexOptions{FS: disk.NewMem(1)}
 		x := openTestIndex(t, o, 0, math.MaxInt64)
 		x.Append(0, 600, l.batch(0, 600))
-		mustSync(t, x)
+		syncTestIndex(t, x)
 		x.Append(600, 800, l.batch(600, 800)) // lost
 		closeTestIndex(t, x)
 
@@ -314,7 +321,7 @@ func TestIndexReplay(t *testing.T) {
 		if got := x.Stats(); got.TableEntries != 80 || got.RunEntries != 120 || x.Missing() != nil {
 			t.Fatalf("after the replay: %+v", got)
 		}
-		if err := l.check(t, x, everything("T", "k", 64)); err != nil {
+		if err := l.check(t, x, indexAnyTime("T", "k", 64)); err != nil {
 			t.Fatal(err)
 		}
 		closeTestIndex(t, x)
@@ -343,10 +350,10 @@ func TestIndexFill(t *testing.T) {
 		if got := x.Missing(); !slices.Equal(got, gaps) {
 			t.Fatalf("missing %v", got)
 		}
-		if err := l.check(t, x, everything("T", "u30", 64)); !errors.Is(err, ErrIndexBehind) {
+		if err := l.check(t, x, indexAnyTime("T", "u30", 64)); !errors.Is(err, ErrIndexBehind) {
 			t.Fatalf("query into a gap: %v", err)
 		}
-		if err := l.check(t, x, everything("T", "k", 5)); err != nil {
+		if err := l.check(t, x, indexAnyTime("T", "k", 5)); err != nil {
 			t.Fatalf("query answered by what is newer than the gap: %v", err)
 		}
 		f := x.Fill()
@@ -361,11 +368,11 @@ func TestIndexFill(t *testing.T) {
 			t.Fatalf("after the fill: %v, missing %v", err, x.Missing())
 		}
 		for i := range 100 {
-			if err := l.check(t, x, everything("T", fmt.Sprint("u", i), 64)); err != nil {
+			if err := l.check(t, x, indexAnyTime("T", fmt.Sprint("u", i), 64)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := l.check(t, x, everything("T", "k", 64)); err != nil {
+		if err := l.check(t, x, indexAnyTime("T", "k", 64)); err != nil {
 			t.Fatal(err)
 		}
 		if err := f.Append(300, 350, nil); err != nil {
@@ -377,13 +384,13 @@ func TestIndexFill(t *testing.T) {
 		if err := f.Append(300, 350, []IndexKey{{Phys: 350}}); err == nil {
 			t.Fatal("a key outside of its part of the log was taken")
 		}
-		mustSync(t, x)
+		syncTestIndex(t, x)
 		closeTestIndex(t, x)
 		x = openTestIndex(t, o, 100, math.MaxInt64)
 		if x.Missing() != nil || x.Next() != 800 {
 			t.Fatalf("reopened at %d, missing %v", x.Next(), x.Missing())
 		}
-		if err := l.check(t, x, everything("T", "k", 64)); err != nil {
+		if err := l.check(t, x, indexAnyTime("T", "k", 64)); err != nil {
 			t.Fatal(err)
 		}
 		closeTestIndex(t, x)
@@ -405,7 +412,7 @@ func TestIndexKeysOutOfOrder(t *testing.T) {
 			if got := x.Missing(); !slices.Equal(got, []IndexRange{{0, 100}}) {
 				t.Fatalf("missing %v", got)
 			}
-			got, err := x.Query(t.Context(), everything("T", "k", 64))
+			got, err := x.Query(t.Context(), indexAnyTime("T", "k", 64))
 			if !errors.Is(err, ErrIndexBehind) || !slices.Equal(got, []int64{150}) {
 				t.Fatalf("%v, %v", got, err)
 			}
@@ -423,7 +430,7 @@ func TestIndexTrim(t *testing.T) {
 		x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 		for at := int64(0); at < 1000; at += 200 {
 			x.Append(at, at+200, l.batch(at, at+200))
-			mustSync(t, x)
+			syncTestIndex(t, x)
 		}
 		l.min = 450
 		x.Trim(450)
@@ -433,15 +440,20 @@ func TestIndexTrim(t *testing.T) {
 		if err != nil || len(files) != 3 || x.Stats().Runs != 3 || x.Missing() != nil {
 			t.Fatalf("%d files, %+v, %v", len(files), x.Stats(), err)
 		}
-		if err := l.check(t, x, everything("T", "k", 64)); err != nil {
+		if err := l.check(t, x, indexAnyTime("T", "k", 64)); err != nil {
 			t.Fatal(err)
 		}
 		l.min = 2000 // a log that was replaced by a later one
 		x.Trim(2000)
 		x.Append(2000, 2100, []IndexKey{{Topic: "T", Key: "k", Phys: 2050}})
-		got, err := x.Query(t.Context(), everything("T", "k", 64))
+		got, err := x.Query(t.Context(), indexAnyTime("T", "k", 64))
 		if err != nil || !slices.Equal(got, []int64{2050}) {
 			t.Fatalf("%v, %v", got, err)
+		}
+		x.Trim(2100) // while it is only in memory
+		syncTestIndex(t, x)
+		if s := x.Stats(); s.Runs != 0 || s.TableEntries != 0 {
+			t.Fatalf("%+v", s)
 		}
 		closeTestIndex(t, x)
 	})
@@ -459,7 +471,7 @@ func TestIndexCut(t *testing.T) {
 			x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 			for at := int64(0); at < 800; at += 200 {
 				x.Append(at, at+200, l.batch(at, at+200))
-				mustSync(t, x)
+				syncTestIndex(t, x)
 			}
 			closeTestIndex(t, x)
 
@@ -480,7 +492,7 @@ func TestIndexCut(t *testing.T) {
 			l.appendAll(x)
 			for i := range 120 {
 				for _, key := range []string{"k", fmt.Sprint("old", i), fmt.Sprint("new", i)} {
-					if err := l.check(t, x, everything("T", key, 64)); err != nil {
+					if err := l.check(t, x, indexAnyTime("T", key, 64)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -523,7 +535,7 @@ func TestIndexClosed(t *testing.T) {
 		if x.Next() != 100 {
 			t.Errorf("Append after Close moved on to %d", x.Next())
 		}
-		if _, err := x.Query(t.Context(), everything("T", "k", 1)); !errors.Is(err, ErrIndexClosed) {
+		if _, err := x.Query(t.Context(), indexAnyTime("T", "k", 1)); !errors.Is(err, ErrIndexClosed) {
 			t.Errorf("Query: %v", err)
 		}
 		if at, err := x.Sync(t.Context(), 100); !errors.Is(err, ErrIndexClosed) || at != 0 {
