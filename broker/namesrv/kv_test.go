@@ -44,28 +44,36 @@ func TestKV(t *testing.T) {
 					{fmt.Sprint(c.ok(remoting.DeleteKVConfig, "namespace", "n", "key", "k").Code), "0"},
 					{fmt.Sprint(c.ok(remoting.DeleteKVConfig, "namespace", "n", "key", "k2").Code), "0"},
 					{list("n"), "22 "},
-					{fmt.Sprint(c.ask(remoting.PutKVConfig, "namespace", "n", "key", "k").Code), "1"},
-					{fmt.Sprint(c.ask(remoting.DeleteKVConfig, "namespace", "n").Code), "1"},
-					{fmt.Sprint(c.ask(remoting.GetKVConfig).Code), "1"},
-					{fmt.Sprint(c.ask(remoting.GetKVListByNamespace).Code), "1"},
+					{fmt.Sprint(c.ask(remoting.PutKVConfig, "namespace", "n", "key", "k").Code), "29"},
+					{fmt.Sprint(c.ask(remoting.DeleteKVConfig, "namespace", "n").Code), "29"},
+					{fmt.Sprint(c.ask(remoting.GetKVConfig).Code), "29"},
+					{fmt.Sprint(c.ask(remoting.GetKVListByNamespace).Code), "29"},
 				} {
 					if step.got != step.want {
 						t.Errorf("got %q, want %q", step.got, step.want)
 					}
 				}
-				large := strings.Repeat("v", MaxKVBytes/4)
-				for i := range 3 {
-					c.ok(remoting.PutKVConfig, "namespace", "n", "key", strconv.Itoa(i), "value", large)
-				}
-				if resp := c.ask(remoting.PutKVConfig, "namespace", "n", "key", "3", "value", large); resp.Code != remoting.SystemError || !strings.Contains(resp.Remark, "4194304") {
-					t.Errorf("too much is answered %d %q", resp.Code, resp.Remark)
-				}
-				c.ok(remoting.PutKVConfig, "namespace", "n", "key", "0", "value", "small")
-				c.ok(remoting.PutKVConfig, "namespace", "n", "key", "3", "value", large)
 				checkTable(t, s)
 			})
 		})
 	}
+}
+
+func TestKVBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		w.serve(t, "ns:1", Config{})
+		c := w.client(t, "ns:1")
+		large := strings.Repeat("v", MaxKVBytes/4)
+		for i := range 3 {
+			c.ok(remoting.PutKVConfig, "namespace", "n", "key", strconv.Itoa(i), "value", large)
+		}
+		if resp := c.ask(remoting.PutKVConfig, "namespace", "n", "key", "3", "value", large); resp.Code != remoting.SystemError || !strings.Contains(resp.Remark, "4194304") {
+			t.Errorf("too much is answered %d %q", resp.Code, resp.Remark)
+		}
+		c.ok(remoting.PutKVConfig, "namespace", "n", "key", "0", "value", "small")
+		c.ok(remoting.PutKVConfig, "namespace", "n", "key", "3", "value", large)
+	})
 }
 
 // TestKVFile: the file on the machine's disk has RocketMQ's format, is written by

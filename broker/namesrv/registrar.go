@@ -92,6 +92,9 @@ type Registrar struct {
 	current atomic.Pointer[revision] // nil before the first Update
 	running sync.WaitGroup
 
+	mu    sync.Mutex
+	moved chan struct{} // closed, and made anew, when a status has changed
+
 	soft    context.Context // ends with Close: unregister and end
 	hard    context.Context // ends when Close has waited long enough
 	endSoft context.CancelFunc
@@ -104,7 +107,7 @@ func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	r := &Registrar{cfg: cfg}
+	r := &Registrar{cfg: cfg, moved: make(chan struct{})}
 	r.hard, r.endHard = context.WithCancel(context.Background())
 	r.soft, r.endSoft = context.WithCancel(r.hard)
 	for _, addr := range cfg.NameServers {
@@ -149,19 +152,54 @@ func (r *Registrar) Close(ctx context.Context) {
 	<-ended
 }
 
+// Wait waits until every name server that is connected has answered the latest
+// Update: clients that ask it for a route see what the Update said. It returns
+// ctx's error if that ends first. Name servers that are not connected, or lose
+// the connection meanwhile, are not waited for.
+func (r *Registrar) Wait(ctx context.Context) error {
+	latest := r.current.Load()
+	for {
+		r.mu.Lock()
+		waiting := false
+		for _, n := range r.servers {
+			// What was answered later than latest replaces it.
+			waiting = waiting || n.status.Connected && n.answered != latest && n.answered != r.current.Load()
+		}
+		moved := r.moved
+		r.mu.Unlock()
+		if !waiting {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Status returns how things stand with each name server, in the order of the
 // configuration.
 func (r *Registrar) Status() []NameServerStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	list := make([]NameServerStatus, len(r.servers))
 	current := r.current.Load()
 	for i, n := range r.servers {
-		n.mu.Lock()
 		list[i] = n.status
-		list[i].Current = current != nil && n.accepted == current
-		n.mu.Unlock()
 		list[i].Address = n.addr
+		list[i].Current = current != nil && n.accepted == current
 	}
 	return list
+}
+
+// change changes statuses, and wakes who waits for that.
+func (r *Registrar) change(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	close(r.moved)
+	r.moved = make(chan struct{})
 }
 
 // NameServerStatus is how things stand with one name server.

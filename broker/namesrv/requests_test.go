@@ -56,21 +56,21 @@ func TestAdminRequests(t *testing.T) {
 			{remoting.GetBrokerMemberGroup, "clusterName=c1 brokerName=broker-a",
 				`0 {"brokerMemberGroup":{"brokerAddrs":{"0":"broker-a-0:1","1":"broker-a-1:1"},"brokerName":"broker-a","cluster":"c1"}}`},
 			{remoting.GetBrokerMemberGroup, "clusterName=c1 brokerName=none", `0 {"brokerMemberGroup":{"brokerAddrs":{},"brokerName":"none","cluster":"c1"}}`},
-			{remoting.GetBrokerMemberGroup, "clusterName=c1", "1 "},
+			{remoting.GetBrokerMemberGroup, "clusterName=c1", "29 "},
 			{remoting.GetAllTopicListFromNameserver, "", `0 {"topicList":["Sub","T","U","Unit"]}`},
 			{remoting.GetTopicsByCluster, "cluster=c1", `0 {"topicList":["T","U","Unit"]}`},
 			{remoting.GetTopicsByCluster, "cluster=none", `0 {"topicList":[]}`},
-			{remoting.GetTopicsByCluster, "", "1 "},
+			{remoting.GetTopicsByCluster, "", "29 "},
 			{remoting.GetSystemTopicListFromNS, "", `0 {"brokerAddr":"broker-a-0:1","topicList":["broker-a","broker-b","broker-x","c1","c2"]}`},
 			{remoting.GetUnitTopicList, "", `0 {"topicList":["T","Unit"]}`},
 			{remoting.GetHasUnitSubTopicList, "", `0 {"topicList":["Sub"]}`},
 			{remoting.GetHasUnitSubUnUnitTopicList, "", `0 {"topicList":["Sub"]}`},
-			{remoting.GetRouteInfoByTopic, "", "1 "},
-			{remoting.DeleteTopicInNamesrv, "", "1 "},
-			{remoting.UnregisterBroker, "brokerName=broker-a", "1 "},
-			{remoting.QueryDataVersion, "brokerName=broker-a", "1 "},
-			{remoting.BrokerHeartbeat, "brokerName=broker-a", "1 "},
-			{remoting.WipeWritePermOfBroker, "", "1 "},
+			{remoting.GetRouteInfoByTopic, "", "29 "},
+			{remoting.DeleteTopicInNamesrv, "", "29 "},
+			{remoting.UnregisterBroker, "brokerName=broker-a", "29 "},
+			{remoting.QueryDataVersion, "brokerName=broker-a", "29 "},
+			{remoting.BrokerHeartbeat, "brokerName=broker-a", "29 "},
+			{remoting.WipeWritePermOfBroker, "", "29 "},
 			{remoting.DeleteTopicInNamesrv, "topic=none", "0 "},
 			{remoting.DeleteTopicInNamesrv, "topic=T clusterName=c1", "0 "},
 			{remoting.GetTopicsByCluster, "cluster=c1", `0 {"topicList":["U","Unit"]}`},
@@ -181,7 +181,7 @@ func TestRegisterTopic(t *testing.T) {
 			}
 		}
 		c.want(remoting.SystemError, register(strings.Repeat("t", MaxName+1), "broker-a"))
-		c.want(remoting.SystemError, &remoting.Command{Code: remoting.RegisterTopicInNamesrv, Ext: fieldsOf([]string{"topic", "T"}), Body: []byte("{")})
+		c.want(remoting.InvalidParameter, &remoting.Command{Code: remoting.RegisterTopicInNamesrv, Ext: fieldsOf([]string{"topic", "T"}), Body: []byte("{")})
 	})
 }
 
