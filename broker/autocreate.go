@@ -1,0 +1,119 @@
+package broker
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/raftmq/raftmq/broker/raftgroup"
+	"github.com/raftmq/raftmq/fsm"
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// sendTopic finds the topic of a send, and makes it if that is allowed. A send
+// to a retry topic that has been tried often enough goes to the group's dead
+// letters instead.
+func (b *Broker) sendTopic(ctx context.Context, op *sendOp, clientVersion int32) (remoting.TopicConfig, error) {
+	h := &op.h
+	if err := remoting.CheckTopic(h.Topic); err != nil {
+		return remoting.TopicConfig{}, remoting.Errorf(remoting.InvalidParameter, "%v", err)
+	}
+	if group, ok := strings.CutPrefix(h.Topic, remoting.RetryPrefix); ok {
+		return b.retryTopicOfSend(ctx, op, group, clientVersion)
+	}
+	if t, ok := b.group.State().Topic(h.Topic); ok {
+		return t.Config, nil
+	}
+	template, ok := b.group.State().Topic(remoting.TopicAutoCreate)
+	if !*b.cfg.AutoCreateTopicEnable || h.DefaultTopic != remoting.TopicAutoCreate || !ok ||
+		template.Config.Perm&remoting.PermInherit == 0 || remoting.IsSystemTopic(h.Topic) {
+		return remoting.TopicConfig{}, b.noTopic(h.Topic)
+	}
+	c := remoting.NewTopicConfig(h.Topic)
+	n := min(max(h.DefaultTopicQueueNums, 1), template.Config.WriteQueueNums)
+	c.ReadQueueNums, c.WriteQueueNums = n, n
+	c.Perm = template.Config.Perm &^ remoting.PermInherit
+	c.FilterType = template.Config.FilterType
+	if h.UnitMode {
+		c.SysFlag |= 1
+	}
+	return b.createTopic(ctx, c)
+}
+
+func (b *Broker) noTopic(name string) error {
+	return remoting.Errorf(remoting.TopicNotExist, "topic %s does not exist on %s; create it (raftmq topic create), or set autoCreateTopicEnable", name, b.name)
+}
+
+// createTopic makes a topic unless it exists, and returns what it is like.
+func (b *Broker) createTopic(ctx context.Context, c remoting.TopicConfig) (remoting.TopicConfig, error) {
+	if t, ok := b.group.State().Topic(c.Name); ok {
+		return t.Config, nil
+	}
+	if _, err := b.group.Propose(ctx, fsm.PutTopic(c, true)); err != nil {
+		return c, err
+	}
+	t, ok := b.group.State().Topic(c.Name)
+	if !ok { // deleted at once
+		return c, b.noTopic(c.Name)
+	}
+	return t.Config, nil
+}
+
+// ownTopic is a topic made for a group: one queue, or as many as given.
+func ownTopic(name string, queues int32) remoting.TopicConfig {
+	c := remoting.NewTopicConfig(name)
+	c.ReadQueueNums, c.WriteQueueNums = queues, queues
+	return c
+}
+
+// subscriptionGroup finds a consumer group, and makes it, with its retry topic,
+// if that is allowed.
+func (b *Broker) subscriptionGroup(ctx context.Context, name string) (remoting.GroupConfig, error) {
+	g, ok := b.group.State().Group(name)
+	if !ok {
+		if remoting.CheckGroup(name) != nil || !b.mayCreateGroup(name) {
+			return g, remoting.Errorf(remoting.SubscriptionGroupNotExist, "consumer group %s does not exist on %s; create it, or set autoCreateSubscriptionGroup", name, b.name)
+		}
+		if !b.leads() {
+			return g, raftgroup.ErrNotLeader
+		}
+		if _, err := b.group.Propose(ctx, fsm.PutGroup(remoting.NewGroupConfig(name), true)); err != nil {
+			return g, err
+		}
+		g, _ = b.group.State().Group(name)
+	}
+	return g, nil
+}
+
+func (b *Broker) mayCreateGroup(name string) bool {
+	return *b.cfg.AutoCreateSubscriptionGroup || remoting.IsSystemGroup(name)
+}
+
+// retryTopic finds or makes the retry topic of a group.
+func (b *Broker) retryTopic(ctx context.Context, g remoting.GroupConfig) (remoting.TopicConfig, error) {
+	return b.createTopic(ctx, ownTopic(remoting.RetryTopic(g.Name), max(1, g.RetryQueueNums)))
+}
+
+// retryTopicOfSend: a consumer sends a message to its group's retry topic by
+// itself when sending it back has failed, and an ordered one to be rid of it.
+func (b *Broker) retryTopicOfSend(ctx context.Context, op *sendOp, group string, clientVersion int32) (remoting.TopicConfig, error) {
+	g, err := b.subscriptionGroup(ctx, group)
+	if err != nil {
+		return remoting.TopicConfig{}, err
+	}
+	limit := g.RetryMaxTimes
+	if op.h.MaxReconsumeTimes >= 0 && clientVersion >= versionOwnRetryLimit {
+		limit = op.h.MaxReconsumeTimes
+	}
+	if op.h.ReconsumeTimes > limit {
+		op.h.Topic, op.h.QueueID = remoting.DLQTopic(group), 0
+		op.h.Properties = string(remoting.AppendProperty(
+			remoting.Properties(op.h.Properties).AppendExcept(nil, remoting.PropDelay), remoting.PropDelay, strconv.Itoa(-1)))
+		return b.createTopic(ctx, ownTopic(op.h.Topic, 1))
+	}
+	return b.retryTopic(ctx, g)
+}
+
+// versionOwnRetryLimit is the first client release (3.4.9) whose own limit of
+// retries counts.
+const versionOwnRetryLimit = 121

@@ -1,0 +1,222 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/raftmq/raftmq/broker/raftgroup"
+	"github.com/raftmq/raftmq/remoting"
+	"github.com/raftmq/raftmq/storage"
+	"github.com/raftmq/raftmq/storage/raftlog"
+)
+
+// Broker is this node's replica of one broker group, as clients see it. While
+// the replica leads the group it is the master, else a slave that can be read.
+type Broker struct {
+	node    *Node
+	cfg     *Config
+	name    string         // of the group
+	addr    netip.AddrPort // of this replica, for clients
+	slaveID int64          // its broker id while it does not lead
+	alone   bool           // the group has no other replica
+	logger  hclog.Logger
+	started time.Time
+
+	group    *raftgroup.Group
+	server   *remoting.Server
+	sessions sessions
+	workers  *workers
+	holds    *holds
+	clients  *registry
+	offsets  *offsetWriter
+	leading  *leading
+	names    *registration
+	counters counters
+
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	once    sync.Once
+	closed  error
+}
+
+func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
+	cfg := &n.cfg
+	addr, err := hostPort(g.Replicas[cfg.NodeID])
+	if err != nil {
+		return nil, err
+	}
+	nodes := slices.Sorted(maps.Keys(g.Replicas))
+	b := &Broker{
+		node: n, cfg: cfg, name: g.BrokerName, addr: addr, alone: len(nodes) == 1,
+		slaveID: int64(slices.Index(nodes, cfg.NodeID)) + 1,
+		logger:  n.logger.With("group", g.BrokerName), started: time.Now(),
+		workers: newWorkers(cfg.MaxBlockingRequests),
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.holds = newHolds(b)
+	b.clients = newRegistry(b)
+	b.offsets = newOffsetWriter(b)
+	b.leading = newLeading(b)
+	b.names = newRegistration(b)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close(context.Background()))
+		}
+	}()
+	l, err := n.listener(g.Replicas[cfg.NodeID])
+	if err != nil {
+		return nil, fmt.Errorf("group %s: replicas.%s: %w", b.name, cfg.NodeID, err)
+	}
+	group, err := raftgroup.Open(b.groupConfig(g, nodes))
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	b.group = group
+	for _, run := range []func(){b.holds.run, b.clients.run, b.offsets.run, b.leading.run, b.names.run, b.sampleRates} {
+		b.running.Go(run)
+	}
+	b.serve(l)
+	return b, nil
+}
+
+func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
+	cfg := b.cfg
+	rc := raftgroup.Config{
+		Cluster: cfg.BrokerClusterName, Name: b.name, Node: cfg.NodeID,
+		ClientAddress:   b.addr,
+		Dir:             filepath.Join(cfg.StorePathRootDir, b.name),
+		Port:            b.node.port,
+		Election:        time.Duration(cfg.ElectionTimeout),
+		SegmentSize:     int64(cfg.MappedFileSizeCommitLog),
+		RaftSegmentSize: int64(cfg.RaftSegmentSize),
+		SnapshotBytes:   int64(cfg.RaftSnapshotBytes),
+		TrailingBytes:   int64(cfg.RaftTrailingBytes),
+		DedupSpan:       time.Duration(cfg.DedupWindow),
+		DedupMax:        cfg.DedupMax,
+		MaxEntry:        int(cfg.maxEntry()),
+		MaxPending:      int(cfg.MaxPendingBytes),
+		SlaveTimeout:    time.Duration(cfg.SlaveTimeout),
+		FlushTimeout:    time.Duration(cfg.SyncFlushTimeout),
+		CatchUpRate:     int64(cfg.CatchUpBytesPerSec),
+		Storage: storage.Options{
+			MaxOpenFiles: cfg.MaxOpenFiles, HotBytes: int64(cfg.AccessMessageInMemory), Reserve: int64(cfg.DiskReserve),
+		},
+		Logger: b.node.logger,
+		Events: raftgroup.Events{
+			Leadership: func(raftgroup.Leadership) { b.leading.wake(); b.names.wake() },
+			Appended:   b.appended,
+			Changed:    func() { b.names.wake(); b.holds.wakeAll() },
+			Failed:     func(error) { b.names.wake() },
+		},
+	}
+	if cfg.FlushDiskType == "ASYNC_FLUSH" {
+		rc.Flush = raftlog.AsyncFlush
+	}
+	if id, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
+		rc.BootID = strings.TrimSpace(string(id))
+	}
+	for _, node := range nodes {
+		rc.Peers = append(rc.Peers, raftgroup.Peer{Node: node, Address: cfg.Nodes[node].Peer})
+	}
+	return rc
+}
+
+// serve accepts clients.
+func (b *Broker) serve(l net.Listener) {
+	b.server = &remoting.Server{
+		Handler: b,
+		Conn: remoting.ConnConfig{
+			MaxFrame:    int(b.cfg.FrameMaxLength),
+			MaxInFlight: b.cfg.ServerMaxInFlight,
+			MaxPending:  int(b.cfg.ServerMaxPendingBytes),
+			IdleTimeout: time.Duration(b.cfg.ServerChannelMaxIdle) * time.Second,
+			OnClose:     b.connectionClosed,
+		},
+		OnAccept: func(err error) {
+			if err != nil {
+				b.logger.Error("connections can't be accepted", "error", err)
+			}
+		},
+	}
+	b.running.Go(func() {
+		if err := b.server.Serve(limitListener(l, b.cfg.MaxConnections, b.logger)); !errors.Is(err, remoting.ErrClosed) {
+			b.logger.Error("no connections are accepted any more", "error", err)
+		}
+	})
+}
+
+func (b *Broker) connectionClosed(c *remoting.Conn, err error) {
+	s := b.sessions.of(c)
+	b.sessions.end(c)
+	b.holds.drop(s)
+	b.clients.disconnected(s)
+	b.logger.Debug("connection closed", "client", c.RemoteAddr(), "because", err)
+}
+
+// appended wakes the pulls and the schedule that wait for these queues.
+func (b *Broker) appended(queues []*storage.Queue) {
+	b.holds.wake(queues)
+	for _, q := range queues {
+		if q.ID().Topic == remoting.TopicSchedule {
+			b.leading.wake()
+			return
+		}
+	}
+}
+
+// Name is the group's name; Group its replica here.
+func (b *Broker) Name() string            { return b.name }
+func (b *Broker) Group() *raftgroup.Group { return b.group }
+
+// Addr is where clients reach this replica.
+func (b *Broker) Addr() netip.AddrPort { return b.addr }
+
+// leads says whether this replica is the master.
+func (b *Broker) leads() bool { return b.group.Leadership().Self }
+
+// brokerID is the id that clients know this replica by.
+func (b *Broker) brokerID() int64 {
+	if b.leads() {
+		return 0
+	}
+	return b.slaveID
+}
+
+// close hands leadership over, answers what is on its way and stops.
+func (b *Broker) close(ctx context.Context) error {
+	b.once.Do(func() {
+		var err error
+		if b.group != nil && b.leads() && !b.alone {
+			if e := b.group.TransferLeadership(ctx, ""); e != nil {
+				b.logger.Warn("leadership was not handed over", "error", e)
+			}
+		}
+		if b.server != nil {
+			// Its error is ctx's: what was not answered in time is cut off.
+			b.holds.release()
+			b.server.Shutdown(ctx)
+		}
+		b.names.leave(ctx)
+		b.cancel()
+		b.workers.close()
+		b.running.Wait()
+		if b.group != nil {
+			err = b.group.Close()
+		}
+		b.closed = err
+	})
+	return b.closed
+}

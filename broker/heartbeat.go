@@ -1,0 +1,139 @@
+package broker
+
+import (
+	"context"
+	"time"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// heartbeat answers HEART_BEAT (34): the client's groups are registered, and
+// what a consumer group needs (its configuration, its retry topic) is made. The
+// answer does not say that version 2 heartbeats are understood, so clients go on
+// sending whole ones.
+func (b *Broker) heartbeat(s *session, req *remoting.Command) {
+	var h remoting.Heartbeat
+	if err := h.DecodeBody(req.Body); err != nil {
+		b.refuse(req.Responder(), err)
+		return
+	}
+	b.clients.beat(member{id: h.ClientID, s: s, language: req.Language, version: req.Version, seen: time.Now()}, b.welcome(&h))
+	var missing []string
+	for _, d := range h.Consumers {
+		if b.leads() && b.lacks(d.Group) {
+			missing = append(missing, d.Group)
+		}
+	}
+	responder := req.Responder()
+	if len(missing) == 0 {
+		responder.Respond(&remoting.Command{Code: remoting.Success})
+		return
+	}
+	if !b.workers.try(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		for _, name := range missing {
+			if err := b.makeGroup(ctx, name); err != nil {
+				// The next heartbeat tries again, and so does the first pull.
+				b.logger.Warn("what a consumer group needs was not made", "consumerGroup", name, "error", err)
+			}
+		}
+		responder.Respond(&remoting.Command{Code: remoting.Success})
+	}) {
+		b.refuse(responder, errBusy)
+	}
+}
+
+// welcome leaves out the consumer groups that do not exist and may not be made.
+func (b *Broker) welcome(h *remoting.Heartbeat) *remoting.Heartbeat {
+	out := *h
+	out.Consumers = nil
+	for _, d := range h.Consumers {
+		_, exists := b.group.State().Group(d.Group)
+		if exists || remoting.CheckGroup(d.Group) == nil && b.mayCreateGroup(d.Group) {
+			out.Consumers = append(out.Consumers, d)
+		}
+	}
+	return &out
+}
+
+// lacks says whether something is to be made for a consumer group.
+func (b *Broker) lacks(group string) bool {
+	g, ok := b.group.State().Group(group)
+	if !ok {
+		return remoting.CheckGroup(group) == nil && b.mayCreateGroup(group)
+	}
+	_, ok = b.group.State().Topic(remoting.RetryTopic(group))
+	return !ok && g.RetryQueueNums > 0
+}
+
+func (b *Broker) makeGroup(ctx context.Context, name string) error {
+	g, err := b.subscriptionGroup(ctx, name)
+	if err != nil || g.RetryQueueNums <= 0 {
+		return err
+	}
+	_, err = b.retryTopic(ctx, g)
+	return err
+}
+
+// unregisterClient answers UNREGISTER_CLIENT (35).
+func (b *Broker) unregisterClient(s *session, req *remoting.Command) {
+	var h remoting.UnregisterClientRequest
+	if err := h.Decode(req); err != nil {
+		b.refuse(req.Responder(), err)
+		return
+	}
+	b.clients.leave(h.ClientID, h.ProducerGroup, h.ConsumerGroup, s)
+	req.Responder().Respond(&remoting.Command{Code: remoting.Success})
+}
+
+// checkClientConfig answers CHECK_CLIENT_CONFIG (46), which Java consumers send
+// at their start for expressions that are not tags.
+func (b *Broker) checkClientConfig(_ *session, req *remoting.Command) {
+	req.Responder().Error(remoting.Errorf(remoting.SystemError, "the broker filters by tags only (enablePropertyFilter)"))
+}
+
+// consumerList answers GET_CONSUMER_LIST_BY_GROUP (38).
+func (b *Broker) consumerList(_ *session, req *remoting.Command) {
+	var h remoting.ConsumerGroupRequest
+	if err := h.Decode(req); err != nil {
+		b.refuse(req.Responder(), err)
+		return
+	}
+	ids := b.clients.consumerIDs(h.ConsumerGroup)
+	if len(ids) == 0 {
+		req.Responder().Error(remoting.Errorf(remoting.SystemError, "no consumer of group %s is connected to this broker", h.ConsumerGroup))
+		return
+	}
+	req.Responder().Respond(&remoting.Command{Code: remoting.Success, Body: remoting.ConsumerList(ids).AppendBody(nil)})
+}
+
+// consumerConnections answers GET_CONSUMER_CONNECTION_LIST (203).
+func (b *Broker) consumerConnections(_ *session, req *remoting.Command) {
+	var h remoting.ConsumerGroupRequest
+	if err := h.Decode(req); err != nil {
+		b.refuse(req.Responder(), err)
+		return
+	}
+	c, ok := b.clients.consumerConnections(h.ConsumerGroup)
+	if !ok {
+		req.Responder().Error(remoting.Errorf(remoting.ConsumerNotOnline, "no consumer of group %s is connected to this broker", h.ConsumerGroup))
+		return
+	}
+	req.Responder().Respond(&remoting.Command{Code: remoting.Success, Body: c.AppendBody(nil)})
+}
+
+// producerConnections answers GET_PRODUCER_CONNECTION_LIST (204).
+func (b *Broker) producerConnections(_ *session, req *remoting.Command) {
+	var h remoting.ProducerGroupRequest
+	if err := h.Decode(req); err != nil {
+		b.refuse(req.Responder(), err)
+		return
+	}
+	list := b.clients.producerConnections(h.ProducerGroup)
+	if len(list) == 0 {
+		req.Responder().Error(remoting.Errorf(remoting.SystemError, "no producer of group %s is connected to this broker", h.ProducerGroup))
+		return
+	}
+	req.Responder().Respond(&remoting.Command{Code: remoting.Success, Body: list.AppendBody(nil)})
+}

@@ -1,0 +1,78 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/raftmq/raftmq/broker/namesrv"
+)
+
+// registration keeps the name servers told of this replica: its role, its term
+// and the group's topics, at once on every change.
+type registration struct {
+	b         *Broker
+	poke      chan struct{}
+	mu        sync.Mutex
+	registrar *namesrv.Registrar // nil before run, and after leave
+	left      bool
+}
+
+func newRegistration(b *Broker) *registration {
+	return &registration{b: b, poke: make(chan struct{}, 1)}
+}
+
+// wake tells what has changed.
+func (r *registration) wake() { poke(r.poke) }
+
+func (r *registration) run() {
+	b := r.b
+	registrar, err := namesrv.NewRegistrar(namesrv.RegistrarConfig{
+		NameServers: b.node.nameServers(), Heartbeat: time.Duration(b.cfg.NamesrvHeartbeat), Logger: b.logger.Named("registrar"),
+	})
+	if err != nil {
+		b.logger.Error("this replica can't register with the name servers", "error", err)
+		return
+	}
+	r.mu.Lock()
+	r.registrar = registrar
+	r.mu.Unlock()
+	for {
+		r.update()
+		select {
+		case <-r.poke:
+		case <-b.ctx.Done():
+			r.leave(b.ctx)
+			return
+		}
+	}
+}
+
+func (r *registration) update() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.b
+	lead := b.group.Leadership()
+	if r.left || r.registrar == nil || b.group.State().Configuration().GroupID == "" {
+		return // nobody knows yet what this is a replica of
+	}
+	id := b.slaveID
+	if lead.Self {
+		id = 0
+	}
+	r.registrar.Update(namesrv.Registration{
+		Cluster: b.cfg.BrokerClusterName, BrokerName: b.name, BrokerAddr: b.addr.String(), BrokerID: id,
+		Group: b.group.State().Configuration().GroupID, Term: lead.Term, Topics: b.topicTable(),
+	})
+}
+
+// leave unregisters, as far as ctx gives it time.
+func (r *registration) leave(ctx context.Context) {
+	r.mu.Lock()
+	registrar := r.registrar
+	r.registrar, r.left = nil, true
+	r.mu.Unlock()
+	if registrar != nil {
+		registrar.Close(ctx)
+	}
+}

@@ -1,0 +1,136 @@
+package broker
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/raftmq/raftmq/fsm"
+	"github.com/raftmq/raftmq/remoting"
+	"github.com/raftmq/raftmq/storage"
+)
+
+const (
+	retentionPeriod = 10 * time.Second
+	// trimAtOnce bounds the segments that go in one pass.
+	trimAtOnce = 10
+)
+
+// retention decides what of the CommitLog may go. Only the leader decides, and
+// the trim is a command, so that all replicas begin at the same offset.
+type retention struct {
+	b       *Broker
+	looked  time.Time
+	trimmed time.Time
+	usage   float64
+	// full refuses writes: set above diskSpaceWarningLevelRatio, cleared at
+	// diskSpaceCleanForciblyRatio.
+	full atomic.Bool
+}
+
+// watchDisk looks at how full the disk is.
+func (r *retention) watchDisk() {
+	if time.Since(r.looked) < retentionPeriod {
+		return
+	}
+	r.looked = time.Now()
+	usage, err := r.b.group.DiskUsage()
+	if err != nil {
+		r.b.logger.Error("how full the disk is can't be told", "error", err)
+		return
+	}
+	r.usage = usage * 100
+	switch full := r.full.Load(); {
+	case !full && r.usage > float64(r.b.cfg.DiskSpaceWarningLevel):
+		r.full.Store(true)
+		r.b.logger.Error("the disk is full: writes are refused, reads go on", "used %", int(r.usage), "diskSpaceWarningLevelRatio", r.b.cfg.DiskSpaceWarningLevel)
+	case full && r.usage <= float64(r.b.cfg.DiskSpaceCleanForcibly):
+		r.full.Store(false)
+		r.b.logger.Info("the disk has room again: writes are taken", "used %", int(r.usage))
+	}
+}
+
+// trim forgets segments that have been kept for fileReservedTime, in the hours
+// of deleteWhen or if the disk is fuller than diskMaxUsedSpaceRatio; and the
+// oldest one, however young, if it is fuller than diskSpaceCleanForciblyRatio.
+func (r *retention) trim(ctx context.Context) {
+	if time.Since(r.trimmed) < retentionPeriod {
+		return
+	}
+	r.trimmed = time.Now()
+	force := r.usage > float64(r.b.cfg.DiskSpaceCleanForcibly)
+	hour := strconv.Itoa(time.Now().Hour())
+	due := slices.ContainsFunc(strings.Split(r.b.cfg.DeleteWhen, ";"), func(h string) bool { return strings.TrimLeft(h, "0") == strings.TrimLeft(hour, "0") })
+	if !due && !force && r.usage <= float64(r.b.cfg.DiskMaxUsedSpaceRatio) {
+		return
+	}
+	store := r.b.group.Store()
+	size := r.b.group.State().Configuration().SegmentSize
+	if size <= 0 {
+		return
+	}
+	limit := r.owed()
+	to := store.Min()
+	for n := 0; n < trimAtOnce && to+size <= limit && to+size < store.End(); n++ {
+		// What follows the segment was stored after all that is in it.
+		at, err := storeTime(store, to+size)
+		if err != nil {
+			r.b.logger.Warn("the age of a segment can't be told", "segment", to, "error", err)
+			break
+		}
+		expired := r.b.group.LogTime()-at > int64(r.b.cfg.FileReservedTime)*time.Hour.Milliseconds()
+		if !expired && !(force && n == 0) {
+			break
+		}
+		to += size
+	}
+	if to == store.Min() {
+		return
+	}
+	r.b.logger.Info("trimming the CommitLog", "from", store.Min(), "to", to, "disk used %", int(r.usage), "forced", force)
+	if _, err := r.b.group.Propose(ctx, fsm.Trim(to)); err != nil {
+		r.b.logger.Warn("the CommitLog was not trimmed", "error", err)
+	}
+}
+
+// storeTime is when the record at an offset was stored.
+func storeTime(store *storage.Store, phys int64) (int64, error) {
+	rec, err := store.Record(phys)
+	if err != nil {
+		return 0, err
+	}
+	v, err := remoting.ParseRecord(rec)
+	if err != nil {
+		return 0, err
+	}
+	return v.StoreTimestamp(), nil
+}
+
+// owed is the physical offset of the first message that is still to be
+// delivered: nothing from there on may go.
+func (r *retention) owed() int64 {
+	store := r.b.group.Store()
+	first := store.End()
+	topic, ok := r.b.group.State().Topic(remoting.TopicSchedule)
+	if !ok {
+		return first
+	}
+	for level := range topic.Config.WriteQueueNums {
+		q := store.Queue(storage.QueueID{Topic: remoting.TopicSchedule, Incarnation: topic.Incarnation, Queue: level})
+		if q == nil {
+			continue
+		}
+		units, err := q.Units(r.b.group.State().Delivered(level), 1, nil)
+		if err != nil {
+			r.b.logger.Warn("what is still to be delivered can't be told: nothing is trimmed", "level", level+1, "error", err)
+			return 0
+		}
+		if len(units) > 0 {
+			first = min(first, units[0].Phys)
+		}
+	}
+	return first
+}
