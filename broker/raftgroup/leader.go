@@ -241,3 +241,25 @@ func (g *Group) servers() ([]raft.Server, error) {
 	}
 	return future.Configuration().Servers, nil
 }
+
+// Deliver proposes a deliver command and returns what became of its messages.
+func (g *Group) Deliver(ctx context.Context, command []byte) ([]fsm.Result, error) {
+	if !g.Leadership().Self {
+		return nil, ErrNotLeader
+	}
+	fsm.Stamp(command, g.clock.read())
+	return await(g.raft.ApplyLog(raft.Log{Data: command}, enqueueTimeout), ctx.Done())
+}
+
+// DiskSpace is the size of that file system, and what of it is free, in bytes.
+func (g *Group) DiskSpace() (free, total uint64, err error) {
+	u, err := g.cfg.FS.Usage(g.cfg.Dir)
+	return u.Free, u.Total, err
+}
+
+// DiskUsage is the used share of the file system that the replica is on, from 0
+// to 1.
+func (g *Group) DiskUsage() (float64, error) {
+	u, err := g.cfg.FS.Usage(g.cfg.Dir)
+	return u.UsedRatio(), err
+}
