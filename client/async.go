@@ -1,0 +1,161 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// completions calls the callbacks of SendAsync, one after the other, on a goroutine of the producer: connections must not wait for them.
+type completions struct {
+	slots   chan struct{}   // has one for each message that has not come to its callback
+	ready   chan completion // never full: what is in it has a slot
+	stopped chan struct{}
+}
+
+type completion struct {
+	callback func(*SendResult, error)
+	res      *SendResult
+	err      error
+}
+
+func (a *completions) start(inFlight int) {
+	a.slots = make(chan struct{}, inFlight)
+	a.ready = make(chan completion, inFlight)
+	a.stopped = make(chan struct{})
+	go a.run()
+}
+
+func (a *completions) run() {
+	defer close(a.stopped)
+	for done := range a.ready {
+		<-a.slots
+		done.callback(done.res, done.err)
+	}
+}
+
+// stop ends the goroutine when all callbacks have returned. No send may be under way.
+func (a *completions) stop() {
+	close(a.ready)
+	<-a.stopped
+}
+
+// SendAsync sends a message and calls callback, exactly once, with what Send would return. It waits while MaxInFlight messages are under way;
+// if ctx ends meanwhile the outcome is ErrNotSent. Messages sent by one goroutine to one queue are stored in their order unless one fails
+// (see ProducerConfig.InOrder).
+//
+// Callbacks are called one at a time, so a slow one holds up the others; if SendAsync cannot even begin it calls callback itself. A callback may call SendAsync, with a context that ends if MaxInFlight
+// could be reached: only other callbacks make room. An attempt that is under way when ctx ends goes on to its own timeout.
+func (p *Producer) SendAsync(ctx context.Context, m *Message, callback func(*SendResult, error)) {
+	p.sendAsync(ctx, m, nil, callback)
+}
+
+// SendAsyncTo is SendAsync to a queue, with retries on that queue only.
+func (p *Producer) SendAsyncTo(ctx context.Context, queue MessageQueue, m *Message, callback func(*SendResult, error)) {
+	p.sendAsync(ctx, m, &queue, callback)
+}
+
+func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueue, callback func(*SendResult, error)) {
+	if !p.gate.enter() {
+		callback(nil, notSent(ErrClosed))
+		return
+	}
+	select {
+	case p.async.slots <- struct{}{}:
+	case <-ctx.Done():
+		p.gate.leave()
+		callback(nil, notSent(fmt.Errorf("waiting for room among %d messages in flight: %w", p.cfg.MaxInFlight, ctx.Err())))
+		return
+	case <-p.dying:
+		p.gate.leave()
+		callback(nil, notSent(ErrClosed))
+		return
+	}
+	s := newSend(p)
+	a := &asyncSend{send: s, ctx: ctx, callback: callback}
+	if err := s.single(m); err != nil {
+		a.complete(nil, err)
+		return
+	}
+	// With its route known and its replica connected the message goes out right here, so that messages leave in the order of the calls.
+	if s.topic = p.c.topic(m.Topic); s.topic.route.Load() == nil && !p.cfg.InOrder {
+		go a.finish(queue)
+		return
+	}
+	if err := s.begin(ctx, queue); err != nil {
+		a.complete(nil, s.fail(err))
+		return
+	}
+	a.begun = true
+	peer := s.walk.next()
+	if peer == nil {
+		go a.finish(nil)
+		return
+	}
+	conn := peer.conn.Load()
+	if conn == nil || s.late(ctx) != nil {
+		go a.finish(nil)
+		return
+	}
+	s.walk.try(peer)
+	s.attempts++
+	err := conn.CallAsync(&s.req, min(time.Until(s.deadline), p.cfg.AttemptTimeout), func(resp *remoting.Command, err error) {
+		if judge(resp, err) == stored {
+			a.complete(s.result(peer, resp), nil)
+			return
+		}
+		go a.resume(peer, resp, err)
+	})
+	if err != nil {
+		s.attempts--
+		go a.resume(peer, nil, err)
+	}
+}
+
+// asyncSend is a send whose caller does not wait.
+type asyncSend struct {
+	*send
+	ctx      context.Context
+	callback func(*SendResult, error)
+	begun    bool
+}
+
+// complete hands the outcome over to the callbacks.
+func (a *asyncSend) complete(res *SendResult, err error) {
+	if err == nil {
+		a.remember(nil)
+	}
+	p, callback := a.p, a.callback
+	a.free()
+	p.async.ready <- completion{callback, res, err}
+	p.gate.leave()
+}
+
+// finish does the send from the beginning.
+func (a *asyncSend) finish(queue *MessageQueue) {
+	if !a.begun {
+		if err := a.begin(a.ctx, queue); err != nil {
+			a.complete(nil, a.fail(err))
+			return
+		}
+	}
+	a.end(a.run(a.ctx))
+}
+
+// resume goes on after a first attempt that did not store the message.
+func (a *asyncSend) resume(p *peer, resp *remoting.Command, err error) {
+	res, err, done := a.after(a.ctx, p, resp, err)
+	if !done {
+		res, err = a.run(a.ctx)
+	}
+	a.end(res, err)
+}
+
+func (a *asyncSend) end(res *SendResult, err error) {
+	if err != nil {
+		err = a.fail(err)
+	}
+	a.complete(res, err)
+}

@@ -1,0 +1,196 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// run makes attempts until the message has an outcome.
+func (s *send) run(ctx context.Context) (*SendResult, error) {
+	for {
+		if err := s.late(ctx); err != nil {
+			return nil, err
+		}
+		p := s.walk.next()
+		var resp *remoting.Command
+		err := fmt.Errorf("%w: %s", errNoLeader, s.queue.g.name)
+		if p != nil {
+			s.walk.try(p)
+			resp, err = s.attempt(ctx, p)
+		}
+		res, err, done := s.after(ctx, p, resp, err)
+		if done {
+			return res, err
+		}
+	}
+}
+
+// late returns an error if there is no time for another attempt.
+func (s *send) late(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil && !time.Now().Before(s.deadline) {
+		err = context.DeadlineExceeded
+	}
+	if err == nil {
+		select {
+		case <-s.p.dying:
+			err = ErrClosed
+		default:
+			return nil
+		}
+	}
+	if s.failed != nil {
+		return fmt.Errorf("%w: %w", err, s.failed)
+	}
+	return err
+}
+
+// after decides what follows an attempt: the end, or another one, for which it makes everything ready.
+func (s *send) after(ctx context.Context, p *peer, resp *remoting.Command, err error) (*SendResult, error, bool) {
+	v, g := judge(resp, err), s.queue.g
+	if v == stored {
+		return s.result(p, resp), nil, true
+	}
+	if resp != nil {
+		err = resp.Err()
+	}
+	s.failed = err
+	s.learn(v, p, resp, err)
+	s.state.over = s.walk.over()
+	s.state.others = !s.fixed && s.topic.route.Load().groups > 1
+	next := s.p.policy.next(v, &s.state)
+	s.p.c.log.Debug("send", "topic", s.header.Topic, "broker", g.name, "queue", s.header.QueueID, "id", s.id, "verdict", v, "next", next, "error", err)
+	wait := time.Duration(0)
+	switch next {
+	case finish:
+		return nil, err, true
+	case sameLater:
+		wait = s.walk.again(maxPause)
+	case elsewhere:
+		// Where it was before nothing will have changed in no time.
+		if s.elsewhere(); slices.Contains(s.left[:len(s.left)-1], s.queue.g) {
+			wait = s.walk.again(maxPause)
+		}
+	}
+	if wait > 0 {
+		// Its error is for late to say.
+		s.sleep(ctx, min(wait, time.Until(s.deadline)))
+	}
+	return nil, nil, false
+}
+
+// learn notes what a failed attempt says of the group and its replicas.
+func (s *send) learn(v verdict, p *peer, resp *remoting.Command, err error) {
+	c, g := s.p.c, s.queue.g
+	if resp != nil {
+		if l := c.leaderIn(resp); l != nil {
+			g.lead(l)
+			s.walk.redirected(l)
+		}
+	}
+	if errors.Is(err, remoting.ErrTimeout) {
+		p.suspect()
+	}
+	switch v {
+	case redirected, rejected, refusedHere:
+	default:
+		g.failed()
+	}
+	if v != rejected && v != busy {
+		c.refresh(s.topic, true, refreshGap)
+	}
+}
+
+func (s *send) sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-s.p.dying:
+	}
+}
+
+// result makes the result of an answer that says "stored".
+func (s *send) result(p *peer, resp *remoting.Command) *SendResult {
+	g := s.queue.g
+	g.worked()
+	if l := s.p.c.leaderIn(resp); l != nil {
+		g.lead(l)
+	} else {
+		g.lead(p)
+	}
+	res := &SendResult{MsgID: s.id, Queue: s.queue.MessageQueue, Attempts: s.attempts}
+	switch resp.Code {
+	case remoting.FlushDiskTimeout:
+		res.Status = FlushDiskTimeout
+	case remoting.FlushSlaveTimeout:
+		res.Status = FlushSlaveTimeout
+	case remoting.SlaveNotAvailable:
+		res.Status = SlaveNotAvailable
+	}
+	var h remoting.SendResponse
+	if err := h.Decode(resp); err != nil {
+		// It is stored all the same, which is what the caller has to know.
+		s.p.c.log.Warn("send: stored, but the answer does not say where", "broker", g.name, "peer", p.addr, "id", s.id, "error", err)
+		h.QueueID, h.QueueOffset = s.queue.QueueID, -1
+	}
+	res.OffsetMsgID, res.Queue.QueueID, res.QueueOffset = h.MsgID, h.QueueID, h.QueueOffset
+	return res
+}
+
+// attempt sends the request to a replica and waits for the answer.
+func (s *send) attempt(ctx context.Context, p *peer) (*remoting.Command, error) {
+	conn := p.conn.Load()
+	if conn == nil {
+		var err error
+		// Not all of the time: another replica may be quicker to reach.
+		if conn, err = p.get(ctx, min(time.Until(s.deadline), s.p.cfg.AttemptTimeout/2)); err != nil {
+			return nil, err
+		}
+	}
+	timeout := min(time.Until(s.deadline), s.p.cfg.AttemptTimeout)
+	if timeout <= 0 {
+		return nil, context.DeadlineExceeded
+	}
+	s.attempts++
+	resp, err := s.p.c.roundTrip(ctx, conn, &s.req, timeout, s.p.dying)
+	if errors.Is(err, remoting.ErrNotSent) {
+		s.attempts--
+	}
+	return resp, err
+}
+
+// oneway gives the message to a connection, of any group that can be reached.
+func (s *send) oneway(ctx context.Context) error {
+	if err := s.begin(ctx, nil); err != nil {
+		return s.fail(err)
+	}
+	for {
+		if err := s.late(ctx); err != nil {
+			return s.fail(err)
+		}
+		p := s.walk.next()
+		err := fmt.Errorf("%w: %s", errNoLeader, s.queue.g.name)
+		if p != nil {
+			s.walk.try(p)
+			var conn *remoting.Conn
+			if conn, err = p.get(ctx, min(time.Until(s.deadline), s.p.cfg.AttemptTimeout/2)); err == nil {
+				if err = conn.Notify(&s.req); err == nil {
+					return nil
+				}
+			}
+		}
+		if _, err, done := s.after(ctx, p, nil, err); done {
+			return s.fail(err)
+		}
+	}
+}

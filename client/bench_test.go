@@ -1,0 +1,5 @@
+package client
+
+const benchServerEnv = "RAFTMQ_BENCH_SERVER"
+
+func benchServer(string) {}

@@ -1,0 +1,98 @@
+package client
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// systemProperties are the properties that RocketMQ uses itself: not the user's.
+var systemProperties = map[string]bool{
+	remoting.PropKeys: true, remoting.PropTags: true, remoting.PropWait: true, remoting.PropUniqKey: true, remoting.PropDelay: true,
+	remoting.PropRealTopic: true, remoting.PropRealQueueID: true, remoting.PropRetryTopic: true, remoting.PropOriginMessageID: true,
+	remoting.PropReconsumeTime: true, remoting.PropMaxReconsumeTimes: true, remoting.PropTransaction: true, remoting.PropProducerGroup: true,
+	remoting.PropRegion: true, remoting.PropTraceOn: true, remoting.PropCluster: true, remoting.PropMinOffset: true,
+	remoting.PropMaxOffset: true, remoting.PropInstanceID: true, remoting.PropInnerNum: true, remoting.PropPopCheckPoint: true,
+	remoting.PropDLQOriginTopic: true, remoting.PropDLQOriginMessageID: true, propShardingKey: true,
+	"CONSUME_START_TIME": true, "__transactionId__": true, "TRAN_PREPARED_QUEUE_OFFSET": true, "TRANSACTION_CHECK_TIMES": true,
+	"CHECK_IMMUNITY_TIME_IN_SECONDS": true, "TIMER_OUT_MS": true, "TIMER_ENQUEUE_MS": true, "TIMER_DEQUEUE_MS": true,
+	"TIMER_ROLL_TIMES": true, "TIMER_DELAY_LEVEL": true,
+}
+
+// decodeMessages decodes the body of an answer. broker is the group it came from. Everything returned lies in body.
+func decodeMessages(body []byte, broker string) ([]*MessageExt, error) {
+	records, err := remoting.DecodeRecords(body)
+	if err != nil {
+		return nil, fmt.Errorf("messages from broker %s: %w", broker, err)
+	}
+	list := make([]*MessageExt, len(records))
+	all := make([]MessageExt, len(records))
+	for i, r := range records {
+		decodeMessage(&all[i], r, broker)
+		list[i] = &all[i]
+	}
+	return list, nil
+}
+
+func decodeMessage(m *MessageExt, r remoting.RecordView, broker string) {
+	topic := r.Topic()
+	*m = MessageExt{
+		Message:        Message{Topic: topic, Body: r.Body(), Flag: r.Flag()},
+		OffsetMsgID:    r.OffsetMsgID(),
+		Queue:          MessageQueue{Topic: topic, BrokerName: broker, QueueID: r.QueueID()},
+		QueueOffset:    r.QueueOffset(),
+		PhysicalOffset: r.PhysicalOffset(),
+		BornTime:       time.UnixMilli(r.BornTimestamp()),
+		StoreTime:      time.UnixMilli(r.StoreTimestamp()),
+		BornHost:       r.BornHost(),
+		StoreHost:      r.StoreHost(),
+		ReconsumeTimes: int(r.ReconsumeTimes()),
+		SysFlag:        r.SysFlag(),
+		StoreSize:      r.Size(),
+		raw:            r.Properties(),
+	}
+	retryTopic := ""
+	for name, value := range m.raw.All() {
+		switch string(name) {
+		case remoting.PropTags:
+			m.Tags = string(value)
+		case remoting.PropKeys:
+			m.Keys = strings.Fields(string(value))
+		case remoting.PropUniqKey:
+			m.MsgID = string(value)
+		case propShardingKey:
+			m.ShardingKey = string(value)
+		case remoting.PropRetryTopic:
+			retryTopic = string(value)
+		default:
+			if !systemProperties[string(name)] {
+				if m.Properties == nil {
+					m.Properties = map[string]string{}
+				}
+				m.Properties[string(name)] = string(value)
+			}
+		}
+	}
+	if m.MsgID == "" {
+		m.MsgID = m.OffsetMsgID
+	}
+	if retryTopic != "" && strings.HasPrefix(topic, remoting.RetryPrefix) {
+		m.Topic = retryTopic
+	}
+	if m.SysFlag&remoting.SysFlagCompressed != 0 {
+		m.decompress()
+	}
+}
+
+// decompress replaces Body by what was compressed.
+func (m *MessageExt) decompress() {
+	m.Compressed = true
+	switch m.SysFlag & remoting.SysFlagCompressionType {
+	case 0, 0x300: // the others are LZ4 and Zstandard
+		if body, err := inflate(m.Body); err == nil {
+			m.Body, m.Compressed = body, false
+		}
+	}
+}

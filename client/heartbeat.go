@@ -1,0 +1,127 @@
+package client
+
+import (
+	"errors"
+	"time"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// beatNow makes the heartbeats go out at once.
+func (c *Client) beatNow() {
+	select {
+	case c.beat <- struct{}{}:
+	default:
+	}
+}
+
+// sendHeartbeats tells the brokers of this client: leaders if it only produces, all replicas if it consumes.
+func (c *Client) sendHeartbeats() {
+	ticker := time.NewTicker(c.cfg.HeartbeatInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-ticker.C:
+		case <-c.beat:
+		}
+		c.mu.Lock()
+		produces, consumes := len(c.producers) > 0, len(c.consumers) > 0
+		c.mu.Unlock()
+		if !produces && !consumes {
+			continue
+		}
+		for _, p := range c.brokers(consumes) {
+			if conn := p.conn.Load(); conn != nil {
+				c.heartbeatTo(p, conn, nil)
+			} else {
+				// A new connection is greeted with one. If none can be made there is nobody to tell.
+				c.spawn(func() { p.get(c.ctx, 0) })
+			}
+		}
+	}
+}
+
+// brokers returns all replicas of all groups, or only leaders.
+func (c *Client) brokers(all bool) []*peer {
+	var list []*peer
+	seen := map[*peer]bool{}
+	add := func(p *peer) {
+		if p != nil && !seen[p] {
+			seen[p] = true
+			list = append(list, p)
+		}
+	}
+	for _, g := range c.groupList() {
+		add(g.leader.Load())
+		if all {
+			for _, p := range g.replicas.Load().list {
+				add(p)
+			}
+		}
+	}
+	return list
+}
+
+// greet sends a heartbeat over a new connection, if its other end is a broker that should have one.
+func (c *Client) greet(p *peer, conn *remoting.Conn) {
+	c.mu.Lock()
+	produces, consumes := len(c.producers) > 0, len(c.consumers) > 0
+	c.mu.Unlock()
+	if !produces && !consumes {
+		return
+	}
+	for _, b := range c.brokers(consumes) {
+		if b == p {
+			c.heartbeatTo(p, conn, nil)
+			return
+		}
+	}
+}
+
+// heartbeatTo sends a heartbeat, and calls done, if that is not nil, when it has been answered or not. A peer that does not answer is taken
+// for dead.
+func (c *Client) heartbeatTo(p *peer, conn *remoting.Conn, done func()) {
+	err := conn.CallAsync(&remoting.Command{Code: remoting.HeartBeat, Body: c.heartbeat()}, c.cfg.CallTimeout, func(resp *remoting.Command, err error) {
+		if done != nil {
+			done()
+		}
+		if err == nil {
+			err = resp.Err()
+		} else if errors.Is(err, remoting.ErrTimeout) {
+			conn.Fail(errUnresponsive)
+		}
+		if err != nil {
+			c.log.Info("heartbeat", "broker", p.addr, "error", err)
+		}
+	})
+	if err != nil {
+		c.log.Debug("heartbeat", "broker", p.addr, "error", err)
+		if done != nil {
+			done()
+		}
+	}
+}
+
+// heartbeat encodes who this client is and what it does.
+func (c *Client) heartbeat() []byte {
+	h := remoting.Heartbeat{ClientID: c.cfg.ClientID}
+	c.mu.Lock()
+	seen := map[string]bool{}
+	for p := range c.producers {
+		if !seen[p.cfg.Group] {
+			seen[p.cfg.Group] = true
+			h.Producers = append(h.Producers, p.cfg.Group)
+		}
+	}
+	consumers := make([]consumer, 0, len(c.consumers))
+	for _, m := range c.consumers {
+		consumers = append(consumers, m)
+	}
+	c.mu.Unlock()
+	for _, m := range consumers {
+		h.Consumers = append(h.Consumers, m.data())
+	}
+	return h.AppendBody(nil)
+}

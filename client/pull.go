@@ -1,0 +1,232 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// PullStatus is what a pull found.
+type PullStatus int
+
+// The outcomes of a pull.
+const (
+	// PullFound: there are messages.
+	PullFound PullStatus = iota
+	// PullNoNew: there is no message at or behind the offset yet.
+	PullNoNew
+	// PullNoMatch: there are messages, none of which is wanted; go on at NextOffset.
+	PullNoMatch
+	// PullOffsetMoved: the offset is outside the queue; NextOffset is the nearest one inside.
+	PullOffsetMoved
+)
+
+var pullStatusNames = [...]string{"FOUND", "NO_NEW_MSG", "NO_MATCHED_MSG", "OFFSET_ILLEGAL"}
+
+// String returns RocketMQ's name.
+func (s PullStatus) String() string {
+	if s < 0 || int(s) >= len(pullStatusNames) {
+		return "UNKNOWN"
+	}
+	return pullStatusNames[s]
+}
+
+// PullResult is the answer to a pull.
+type PullResult struct {
+	Status PullStatus
+	// NextOffset is where to pull next.
+	NextOffset int64
+	// MinOffset is the queue's first offset, MaxOffset the one that the next message will have.
+	MinOffset, MaxOffset int64
+	Messages             []*MessageExt
+}
+
+// PullRequest says what to pull.
+type PullRequest struct {
+	Queue MessageQueue
+	// Offset is that of the first message wanted.
+	Offset int64
+	// Max is how many messages are wanted at most; brokers may send less. Default: 32.
+	Max int
+	// Expression selects by tag: "*" or "TagA || TagB". Default: all.
+	Expression string
+	// NoWait makes the broker answer at once even if there is nothing new. Otherwise it holds the request until there is, or SuspendTime is
+	// over.
+	NoWait bool
+}
+
+// PullConfig configures a PullConsumer.
+type PullConfig struct {
+	// Group is the consumer group. It is required.
+	Group string
+	// SuspendTime is how long a broker may hold a pull. Default: 20 s.
+	SuspendTime time.Duration
+}
+
+// pullMargin is how much longer than it may be held a pull may take: brokers look at the clock every few seconds only.
+const pullMargin = 10 * time.Second
+
+// PullConsumer pulls from queues that the caller chooses, and manages offsets. It is safe for use by several goroutines.
+type PullConsumer struct {
+	c    *Client
+	cfg  PullConfig
+	gate *gate
+	// ctx ends with Close.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	topics map[string]*subscription // pulled from
+	pulls  map[MessageQueue]int64   // the broker that each queue was suggested to be pulled from, if not the leader
+}
+
+// NewPullConsumer returns a consumer that uses c's connections.
+func (c *Client) NewPullConsumer(cfg PullConfig) (*PullConsumer, error) {
+	setDefault(&cfg.SuspendTime, 20*time.Second)
+	if err := remoting.CheckGroup(cfg.Group); err != nil {
+		return nil, fmt.Errorf("%w: PullConfig.Group: %w", ErrConfig, err)
+	}
+	if cfg.SuspendTime < 0 {
+		return nil, fmt.Errorf("%w: PullConfig.SuspendTime is negative", ErrConfig)
+	}
+	p := &PullConsumer{c: c, cfg: cfg, gate: newGate(), topics: map[string]*subscription{}, pulls: map[MessageQueue]int64{}}
+	p.ctx, p.cancel = context.WithCancel(c.ctx)
+	if err := c.addConsumer(cfg.Group, p); err != nil {
+		p.cancel()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Close ends the calls under way, which return ErrClosed, and unregisters from the brokers.
+func (p *PullConsumer) Close(ctx context.Context) error {
+	if !p.gate.shut() {
+		return nil
+	}
+	p.cancel()
+	<-p.gate.idle
+	p.c.removeConsumer(p.cfg.Group)
+	p.c.unregister(ctx, "", p.cfg.Group)
+	return nil
+}
+
+// enter begins a call; its context ends with ctx or Close. If err is nil, leave must follow.
+func (p *PullConsumer) enter(ctx context.Context) (call context.Context, leave func(), err error) {
+	if !p.gate.enter() {
+		return nil, nil, ErrClosed
+	}
+	call, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(p.ctx, func() { cancel(ErrClosed) })
+	return call, func() {
+		stop()
+		cancel(nil)
+		p.gate.leave()
+	}, nil
+}
+
+// FetchQueues returns the queues of a topic, sorted by broker and number.
+func (p *PullConsumer) FetchQueues(ctx context.Context, topic string) ([]MessageQueue, error) {
+	ctx, leave, err := p.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	ctx, cancel := context.WithTimeout(ctx, p.c.cfg.CallTimeout)
+	defer cancel()
+	r, err := p.c.routeOf(ctx, p.c.topic(topic), false)
+	if err != nil {
+		return nil, err
+	}
+	return append([]MessageQueue(nil), r.read...), nil
+}
+
+// Pull pulls messages of a queue. Any replica may answer; if one does not, the next is asked, until ctx ends.
+func (p *PullConsumer) Pull(ctx context.Context, req PullRequest) (*PullResult, error) {
+	ctx, leave, err := p.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	sub, err := parseSubscription(req.Queue.Topic, req.Expression)
+	if err != nil {
+		return nil, err
+	}
+	g, err := p.c.groupOf(ctx, req.Queue)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	if p.topics[sub.topic] == nil {
+		p.topics[sub.topic] = sub
+		p.c.beatNow()
+	}
+	from := p.pulls[req.Queue]
+	p.mu.Unlock()
+
+	pl := puller{c: p.c, group: p.cfg.Group, mq: req.Queue, sub: sub, g: g, from: from, max: max(req.Max, 0), suspend: p.cfg.SuspendTime}
+	setDefault(&pl.max, 32)
+	if req.NoWait {
+		pl.suspend = 0
+	}
+	pl.walk.g = g
+	for {
+		res, err := pl.pull(ctx, req.Offset)
+		if err == nil {
+			if pl.from != from {
+				p.mu.Lock()
+				p.pulls[req.Queue] = pl.from
+				p.mu.Unlock()
+			}
+			return res, nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, fmt.Errorf("pull: %w: %w", cause, err)
+		}
+		var refusal *BrokerError
+		if errors.As(err, &refusal) && !pl.passes(refusal.Code) {
+			return nil, err
+		}
+		if err := pl.turn(ctx, maxPause); err != nil {
+			return nil, fmt.Errorf("pull: %w: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+// groupOf returns the broker group that has a queue.
+func (c *Client) groupOf(ctx context.Context, mq MessageQueue) (*group, error) {
+	g := c.group(mq.BrokerName)
+	if len(g.replicas.Load().list) > 0 {
+		return g, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.CallTimeout)
+	defer cancel()
+	if _, err := c.routeOf(ctx, c.topic(mq.Topic), false); err != nil {
+		return nil, err
+	}
+	if len(g.replicas.Load().list) == 0 {
+		return nil, fmt.Errorf("%w: topic %s has no queue at broker %q", ErrNoRoute, mq.Topic, mq.BrokerName)
+	}
+	return g, nil
+}
+
+func (p *PullConsumer) data() remoting.ConsumerData {
+	d := remoting.ConsumerData{Group: p.cfg.Group, ConsumeType: remoting.ConsumeActively, MessageModel: remoting.Clustering,
+		ConsumeFromWhere: remoting.ConsumeFromLastOffset}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.topics {
+		d.Subscriptions = append(d.Subscriptions, s.data())
+	}
+	return d
+}
+
+func (p *PullConsumer) routeChanged(string) {}
+
+func (p *PullConsumer) serve(req *remoting.Command) bool {
+	// Its queues are the caller's: a changed group means nothing to it.
+	return req.Code == remoting.NotifyConsumerIDsChanged
+}
