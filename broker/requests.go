@@ -55,6 +55,9 @@ func init() {
 		remoting.GetConsumerConnectionList:        (*Broker).consumerConnections,
 		remoting.GetProducerConnectionList:        (*Broker).producerConnections,
 		remoting.GetBrokerRuntimeInfo:             blocking((*Broker).runtimeInfo),
+		remoting.RaftStatusRequest:                blocking((*Broker).raftStatus),
+		remoting.RaftTransferRequest:              blocking((*Broker).raftTransfer),
+		remoting.RaftSnapshotRequest:              blocking((*Broker).raftSnapshot),
 		remoting.GetBrokerConfig:                  (*Broker).brokerConfig,
 	}
 }

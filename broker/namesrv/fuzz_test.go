@@ -38,7 +38,7 @@ func FuzzRegister(f *testing.F) {
 				checkRoutes(t, s)
 			}
 		}
-		req := remoting.Command{Code: remoting.UnregisterBroker, Ext: append(fields, remoting.Field{Key: "brokerId", Value: id})}
+		req := remoting.Command{Code: remoting.UnregisterBroker, Ext: append(fields, remoting.Field{Key: "brokerId", Value: "7"})}
 		s.ServeRemoting(nil, &req)
 		checkTable(t, s)
 		s.mu.RLock()

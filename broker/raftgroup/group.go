@@ -104,7 +104,7 @@ func (g *Group) openFiles() error {
 	if err := cfg.FS.MkdirAll(labelIdentity, cfg.Dir); err != nil {
 		return err
 	}
-	want := identity{Cluster: cfg.Cluster, Group: cfg.Name, Node: cfg.Node}
+	want := Identity{Cluster: cfg.Cluster, Group: cfg.Name, Node: cfg.Node}
 	id, err := loadIdentity(cfg.FS, cfg.Dir, want)
 	create := isNew(err)
 	if err != nil && !create {
@@ -147,13 +147,13 @@ func (g *Group) openFiles() error {
 	if create {
 		if g.hadState {
 			return fmt.Errorf("%s is missing although the directory holds a replica: restore it, or remove the whole directory and let the replica join again",
-				path.Join(cfg.Dir, identityFile))
+				path.Join(cfg.Dir, IdentityFile))
 		}
 		if id, err = makeIdentity(cfg.FS, cfg.Dir, want); err != nil {
 			return err
 		}
 	}
-	g.id = id.serverID()
+	g.id = id.ServerID()
 	return g.openStore()
 }
 

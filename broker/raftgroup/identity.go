@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -15,18 +16,20 @@ import (
 	"github.com/raftmq/raftmq/storage/disk"
 )
 
+// IdentityFile is the file, in a replica's data directory, that says whose it is.
+const IdentityFile = "replica.json"
+
 const (
-	identityFile                = "replica.json"
 	labelIdentity    disk.Label = "replica.identity"
 	identityVersion             = 1
 	maxIdentity                 = 4096
 	incarnationBytes            = 5
 )
 
-// identity says whose a data directory is. The incarnation is made with the
+// Identity says whose a data directory is. The incarnation is made with the
 // directory and is part of the replica's ServerID: a node whose directory was
 // lost comes back as another server, and can't vote as its old self.
-type identity struct {
+type Identity struct {
 	Version     int    `json:"version"`
 	Cluster     string `json:"cluster"`
 	Group       string `json:"group"`
@@ -34,50 +37,61 @@ type identity struct {
 	Incarnation string `json:"incarnation"`
 }
 
-func (i identity) serverID() raft.ServerID {
+// ServerID is the replica's id in its raft group.
+func (i Identity) ServerID() raft.ServerID {
 	return raft.ServerID(i.Node + "-" + i.Incarnation)
 }
 
 // ErrForeign is returned for a data directory that belongs to another replica.
 var ErrForeign = errors.New("data directory of another replica")
 
-// loadIdentity reads the identity in dir. It returns fs.ErrNotExist for a
-// directory that has none, and ErrForeign for one that is not for want.
-func loadIdentity(d disk.FS, dir string, want identity) (identity, error) {
-	name := path.Join(dir, identityFile)
+// ReadIdentity reads the identity in dir; fs.ErrNotExist if there is none.
+func ReadIdentity(d disk.FS, dir string) (Identity, error) {
+	name := path.Join(dir, IdentityFile)
 	f, err := d.OpenFile(labelIdentity, name, os.O_RDONLY)
 	if err != nil {
-		return identity{}, err
+		return Identity{}, err
 	}
 	buf := make([]byte, maxIdentity)
 	n, err := f.ReadAt(buf, 0)
-	if n == 0 || n == maxIdentity {
-		err = errors.Join(fmt.Errorf("%s: %d bytes are no identity", name, n), err)
-	} else {
+	if err == io.EOF {
 		err = nil
+	} else if err == nil {
+		err = fmt.Errorf("%s: too large", name)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return identity{}, err
+		return Identity{}, err
 	}
-	var got identity
-	if err := json.Unmarshal(buf[:n], &got); err != nil {
-		return identity{}, fmt.Errorf("%s: %w: restore the file, or remove the whole data directory and let the replica join again", name, err)
+	var id Identity
+	if err := json.Unmarshal(buf[:n], &id); err != nil {
+		return Identity{}, fmt.Errorf("%s: %w: restore the file, or remove the whole data directory and let the replica join again", name, err)
 	}
 	switch {
-	case got.Version != identityVersion:
-		return identity{}, fmt.Errorf("%s: version %d, this release knows %d", name, got.Version, identityVersion)
-	case got.Cluster != want.Cluster || got.Group != want.Group || got.Node != want.Node:
-		return identity{}, fmt.Errorf("%s: %w: it says cluster %q, group %q, node %q; the configuration says cluster %q, group %q, node %q",
-			name, ErrForeign, got.Cluster, got.Group, got.Node, want.Cluster, want.Group, want.Node)
-	case got.Incarnation == "":
-		return identity{}, fmt.Errorf("%s: it names no incarnation", name)
+	case id.Version != identityVersion:
+		return Identity{}, fmt.Errorf("%s: version %d, this release knows %d", name, id.Version, identityVersion)
+	case id.Incarnation == "":
+		return Identity{}, fmt.Errorf("%s: it names no incarnation", name)
+	}
+	return id, nil
+}
+
+// loadIdentity is ReadIdentity of a directory that must belong to want, else
+// ErrForeign.
+func loadIdentity(d disk.FS, dir string, want Identity) (Identity, error) {
+	got, err := ReadIdentity(d, dir)
+	if err != nil {
+		return got, err
+	}
+	if got.Cluster != want.Cluster || got.Group != want.Group || got.Node != want.Node {
+		return got, fmt.Errorf("%s: %w: it says cluster %q, group %q, node %q; the configuration says cluster %q, group %q, node %q",
+			path.Join(dir, IdentityFile), ErrForeign, got.Cluster, got.Group, got.Node, want.Cluster, want.Group, want.Node)
 	}
 	return got, nil
 }
 
 // makeIdentity gives dir an identity, durably. It is the last file made of a new
 // data directory: one without it was never in use.
-func makeIdentity(d disk.FS, dir string, id identity) (identity, error) {
+func makeIdentity(d disk.FS, dir string, id Identity) (Identity, error) {
 	var random [incarnationBytes]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return id, err
@@ -88,7 +102,7 @@ func makeIdentity(d disk.FS, dir string, id identity) (identity, error) {
 	if err != nil {
 		return id, err
 	}
-	name := path.Join(dir, identityFile)
+	name := path.Join(dir, IdentityFile)
 	f, err := d.OpenFile(labelIdentity, name+".tmp", os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return id, err

@@ -1,0 +1,27 @@
+package broker
+
+import (
+	"context"
+
+	"github.com/raftmq/raftmq/broker/raftgroup"
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// raftStatus answers RaftStatusRequest.
+func (b *Broker) raftStatus(context.Context, *session, *remoting.Command) (answer, error) {
+	s := b.group.Status()
+	return answer{body: s.AppendBody(nil)}, nil
+}
+
+// raftTransfer answers RaftTransferRequest: leadership goes to another replica.
+func (b *Broker) raftTransfer(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {
+	if !b.leads() {
+		return answer{}, raftgroup.ErrNotLeader
+	}
+	return answer{}, b.group.TransferLeadership(ctx, req.Ext.Get("to"))
+}
+
+// raftSnapshot answers RaftSnapshotRequest: this replica takes a snapshot.
+func (b *Broker) raftSnapshot(context.Context, *session, *remoting.Command) (answer, error) {
+	return answer{}, b.group.Snapshot()
+}

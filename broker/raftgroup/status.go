@@ -1,0 +1,37 @@
+package raftgroup
+
+import (
+	"github.com/hashicorp/raft"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// Status is how this replica sees itself and the group.
+func (g *Group) Status() remoting.RaftStatus {
+	_, leader := g.raft.LeaderWithID()
+	applied, _ := g.progress.get()
+	s := remoting.RaftStatus{
+		Group: g.cfg.Name, Node: g.cfg.Node, ServerID: string(g.id),
+		State: g.raft.State().String(), Term: g.raft.CurrentTerm(), Leader: string(leader),
+		CommitIndex: g.raft.CommitIndex(), AppliedIndex: applied, LastIndex: g.raft.LastIndex(), Snapshot: g.lastSnapshot(),
+		CommitLogMin: g.store.Min(), CommitLogEnd: g.store.End(), Complete: g.store.Complete(),
+	}
+	for _, r := range g.store.Missing() {
+		s.Missing += r.End - r.Off
+	}
+	if err := g.Err(); err != nil {
+		s.Failure = err.Error()
+	}
+	servers, err := g.servers()
+	if err != nil {
+		return s // raft has stopped: what is known is above
+	}
+	for _, m := range servers {
+		_, addr, err := splitAddress(m.Address)
+		if err != nil {
+			addr = string(m.Address)
+		}
+		s.Members = append(s.Members, remoting.RaftMember{ServerID: string(m.ID), Address: addr, Voter: m.Suffrage == raft.Voter})
+	}
+	return s
+}

@@ -1,0 +1,57 @@
+package remoting
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Requests that only raftmq has. Their numbers are far from RocketMQ's.
+const (
+	RaftStatusRequest   int32 = 30001 // answered by a RaftStatus
+	RaftTransferRequest int32 = 30002 // the leader gives leadership to the member named in field "to", or to the one best fit
+	RaftSnapshotRequest int32 = 30003 // this replica takes a snapshot
+)
+
+// RaftStatus is how a replica of a raft group sees itself and the group.
+type RaftStatus struct {
+	Group        string       `json:"group"`
+	Node         string       `json:"node"`
+	ServerID     string       `json:"serverId"`
+	State        string       `json:"state"` // Leader, Follower, Candidate, Shutdown
+	Term         uint64       `json:"term"`
+	Leader       string       `json:"leader"` // ServerID; "" if unknown
+	CommitIndex  uint64       `json:"commitIndex"`
+	AppliedIndex uint64       `json:"appliedIndex"`
+	LastIndex    uint64       `json:"lastIndex"`
+	Snapshot     uint64       `json:"snapshotIndex"` // of the newest
+	CommitLogMin int64        `json:"commitLogMin"`
+	CommitLogEnd int64        `json:"commitLogEnd"`
+	Missing      int64        `json:"missingBytes"` // of the CommitLog, being fetched from peers
+	Complete     bool         `json:"complete"`     // has all it should have
+	Failure      string       `json:"failure,omitempty"`
+	Members      []RaftMember `json:"members"`
+}
+
+// RaftMember is a member of a raft group.
+type RaftMember struct {
+	ServerID string `json:"serverId"`
+	Address  string `json:"address"` // host:port of its peer port
+	Voter    bool   `json:"voter"`
+}
+
+// AppendBody appends the status.
+func (s *RaftStatus) AppendBody(dst []byte) []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("remoting: %v", err)) // strings and numbers
+	}
+	return append(dst, b...)
+}
+
+// DecodeBody reads it.
+func (s *RaftStatus) DecodeBody(b []byte) error {
+	if err := json.Unmarshal(b, s); err != nil {
+		return fmt.Errorf("%w: raft status: %w", ErrBody, err)
+	}
+	return nil
+}
