@@ -60,7 +60,7 @@ func writeIndexFile(t testing.TB, fs disk.FS, name string, b []byte) {
 
 // One bit flips at every byte of a run: at open or on the first query that comes
 // upon it, it is noticed and reported, the answers before are right, and after
-// filling in everything is found again. VerifyIndex finds every one.
+// filling in everything is found again. a full read finds every one.
 func TestIndexBitFlips(t *testing.T) {
 	seed := indexSeed(t)
 	fs := disk.NewMem(seed)
@@ -79,8 +79,8 @@ func TestIndexBitFlips(t *testing.T) {
 			if err := fs.FlipBit(name, int64(off), uint(seed>>32)+uint(off)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := VerifyIndex(fs, "store/index", 0); err == nil {
-				t.Fatalf("byte %d: VerifyIndex finds nothing", off)
+			if _, err := verifyTestIndex(fs, "store/index", 0); err == nil {
+				t.Fatalf("byte %d: a full read finds nothing", off)
 			}
 			x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 			l.appendAll(x) // a replay from the end: what the header covered is missing if it is damaged
@@ -187,8 +187,8 @@ func TestIndexDamagedFile(t *testing.T) {
 				fs := disk.NewMem(1)
 				l, name := oneIndexRun(t, fs, 120)
 				writeIndexFile(t, fs, name, c.corrupt(readIndexFile(t, fs, name)))
-				if _, err := VerifyIndex(fs, "store/index", 0); err == nil {
-					t.Error("VerifyIndex finds nothing")
+				if _, err := verifyTestIndex(fs, "store/index", 0); err == nil {
+					t.Error("a full read finds nothing")
 				}
 				x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 				x.Append(l.end(), l.end(), nil)
@@ -229,8 +229,8 @@ func TestIndexOutOfOrder(t *testing.T) {
 		copy(page[2000:2020], e)
 		sealIndexPage(page, 1, 1)
 		writeIndexFile(t, fs, name, b)
-		if _, err := VerifyIndex(fs, "store/index", 0); !errors.Is(err, errIndexDamaged) {
-			t.Errorf("VerifyIndex: %v", err)
+		if _, err := verifyTestIndex(fs, "store/index", 0); !errors.Is(err, errIndexDamaged) {
+			t.Errorf("a full read: %v", err)
 		}
 		x := openTestIndex(t, IndexOptions{FS: fs}, 0, math.MaxInt64)
 		for range 7 {

@@ -145,7 +145,7 @@ func TestIndexConcurrent(t *testing.T) {
 	if err := x.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := VerifyIndex(x.o.FS, x.o.Dir, 0); err != nil {
+	if _, err := verifyTestIndex(x.o.FS, x.o.Dir, 0); err != nil {
 		t.Error(err)
 	}
 }
