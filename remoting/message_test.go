@@ -52,13 +52,14 @@ func TestRecordRoundTrip(t *testing.T) {
 			SetQueueOffset(b, 77)
 			SetPhysicalOffset(b, 88)
 			SetStoreTimestamp(b, 99)
+			SetPreparedTransactionOffset(b, 66)
 			v, err := ParseRecord(append(b, "behind"...))
 			if err != nil {
 				t.Fatal(err)
 			}
 			got := v.Record()
 			want := r
-			want.QueueOffset, want.PhysicalOffset, want.StoreTimestamp = 77, 88, 99
+			want.QueueOffset, want.PhysicalOffset, want.StoreTimestamp, want.PreparedTransactionOffset = 77, 88, 99, 66
 			want.BornHost = netip.AddrPortFrom(want.BornHost.Addr().Unmap(), want.BornHost.Port())
 			want.SysFlag = SysFlagCompressed
 			if want.BornHost == v6 {
