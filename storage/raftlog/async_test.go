@@ -155,7 +155,25 @@ func TestAsyncFlushSyncsBeforeItGoesOn(t *testing.T) {
 	if !lost {
 		t.Error("a power loss took nothing: the test shows nothing")
 	}
+	// A crash in the middle of the truncation: its record vouches for what is
+	// before it, so that must have been synced first.
+	settle(l)
+	during := 0
+	fs.SetHook(func(op disk.Op) error {
+		if op.Label == LabelHeader && op.Kind == disk.OpSync && during < 50 {
+			for range 25 {
+				during++
+				got, _ := entriesLeft(t, fs.Crash(uint64(during)), "boot-2")
+				if n := len(got); n != 13 && n != 15 {
+					t.Errorf("%d entries left, want those before or after the truncation", n)
+				}
+				ok(t, same(got, concat(first, second)[:len(got)]))
+			}
+		}
+		return nil
+	})
 	ok(t, l.DeleteRange(14, 15))
+	fs.SetHook(nil)
 	for seed := range uint64(20) {
 		got, _ := entriesLeft(t, fs.Crash(seed), "boot-2")
 		ok(t, same(got, concat(first, second)[:13]))
@@ -214,6 +232,24 @@ func TestAsyncFlushHistories(t *testing.T) {
 	}
 	ok(t, l.Close())
 	t.Logf("%d power losses took something", shorter)
+}
+
+// The flush comes between taking a new segment and writing its first entry: the
+// end of the log is still in the segment before.
+func TestFlushOfATailWithoutEntries(t *testing.T) {
+	fs := newMem(t)
+	o := async("boot-1")
+	o.FlushInterval = time.Hour
+	l := mustOpen(t, fs, o)
+	settle(l)
+	logs := batch(1, 5, 1, 5000)
+	ok(t, l.StoreLogs(logs[:3]))
+	ok(t, l.roll())
+	ok(t, l.syncTail())
+	ok(t, l.StoreLogs(logs[3:]))
+	got, _ := entriesLeft(t, fs.Clone(), "boot-1")
+	ok(t, same(got, logs))
+	ok(t, l.Close())
 }
 
 // The mark outlives everything but a clean end of a replica that is not suspect,

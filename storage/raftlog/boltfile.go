@@ -43,6 +43,10 @@ func OpenStable(name string, create bool) (_ *Stable, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// The name may be in memory only, if the process that made it was killed.
+	if err := system.SyncDir(LabelStable, path.Dir(name)); err != nil {
+		return nil, err
+	}
 	if err := verifyBolt(system, name); err != nil {
 		return nil, err
 	}
@@ -96,10 +100,7 @@ func createBolt(system disk.FS, name string) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := system.Rename(LabelStable, tmp, name); err != nil {
-		return err
-	}
-	return system.SyncDir(LabelStable, path.Dir(name))
+	return system.Rename(LabelStable, tmp, name) // OpenStable syncs the directory
 }
 
 // verifyBolt reads the file and checks its structure.
@@ -204,7 +205,7 @@ func (c *boltChecker) check() error {
 	}
 	c.used = make([]bool, c.pages)
 	c.used[0], c.used[1] = true, true
-	if err := c.tree(m.root, nil, 0); err != nil {
+	if err := c.tree(m.root, nil, 0, true); err != nil {
 		return err
 	}
 	if err := c.freelist(m.freelist); err != nil {
@@ -268,8 +269,9 @@ func (c *boltChecker) take(id uint64) ([]byte, error) {
 	return b[:(overflow+1)*c.pageSize], nil
 }
 
-// tree checks the pages below a root. low is the least key allowed.
-func (c *boltChecker) tree(id uint64, low []byte, depth int) error {
+// tree checks the pages below a root. low is the least key allowed; top says
+// that it is the file's own tree, which holds buckets only.
+func (c *boltChecker) tree(id uint64, low []byte, depth int, top bool) error {
 	b, err := c.take(id)
 	if err != nil {
 		return err
@@ -277,14 +279,14 @@ func (c *boltChecker) tree(id uint64, low []byte, depth int) error {
 	if depth > boltMaxDepth {
 		return boltError{id * c.pageSize, "pages nested too deeply"}
 	}
-	if err := c.elements(b, low, depth); err != nil {
+	if err := c.elements(b, low, depth, top); err != nil {
 		return boltError{id * c.pageSize, err.Error()}
 	}
 	return nil
 }
 
 // elements checks what a branch or leaf page holds.
-func (c *boltChecker) elements(b, low []byte, depth int) error {
+func (c *boltChecker) elements(b, low []byte, depth int, top bool) error {
 	le := binary.LittleEndian
 	flags, count := le.Uint16(b[8:]), uint64(le.Uint16(b[10:]))
 	if flags != boltBranch && flags != boltLeaf {
@@ -312,10 +314,10 @@ func (c *boltChecker) elements(b, low []byte, depth int) error {
 		low = key
 		var err error
 		if flags == boltBranch {
-			err = c.tree(child, key, depth+1)
+			err = c.tree(child, key, depth+1, top)
 		} else if f := le.Uint32(e); f == boltBucket {
 			err = c.bucket(b[start+uint64(ksize):][:vsize], depth)
-		} else if f != 0 {
+		} else if f != 0 || top {
 			err = fmt.Errorf("an element of kind %#x", f)
 		}
 		if err != nil {
@@ -330,7 +332,7 @@ func (c *boltChecker) bucket(b []byte, depth int) error {
 		return errors.New("a damaged bucket")
 	}
 	if root := binary.LittleEndian.Uint64(b); root != 0 {
-		return c.tree(root, nil, depth+1)
+		return c.tree(root, nil, depth+1, false)
 	}
 	b = b[16:]
 	if len(b) < boltPageHeader || depth > boltMaxDepth {
@@ -339,7 +341,7 @@ func (c *boltChecker) bucket(b []byte, depth int) error {
 	if binary.LittleEndian.Uint16(b[8:]) != boltLeaf {
 		return errors.New("a damaged bucket")
 	}
-	return c.elements(b, nil, depth+1)
+	return c.elements(b, nil, depth+1, false)
 }
 
 func (c *boltChecker) freelist(id uint64) error {

@@ -123,6 +123,7 @@ func reads(fs disk.FS, opts Options) ([]*raft.Log, error) {
 // was acknowledged. The same if the process is killed there, and if a power loss
 // follows at once: what opening has shown must be on the disk.
 func TestCrashAtEveryStep(t *testing.T) {
+	t.Parallel()
 	histories := map[string]func(m *model, term uint64) []change{
 		"append": func(*model, uint64) (h []change) {
 			for i := uint64(1); i < 8; i++ {
@@ -363,6 +364,7 @@ func (w *world) step() {
 // Random histories in SyncFlush: nothing acknowledged is ever lost, nothing
 // deleted comes back, and what one opening shows the next one has.
 func TestRandomHistories(t *testing.T) {
+	t.Parallel()
 	seed := testSeed(t)
 	runs, steps := 6, 500
 	if long {

@@ -41,6 +41,7 @@ func (f *failAt) hook(op disk.Op) error {
 // acknowledged is there afterwards; a failed change poisons the log, or leaves
 // it as it was; and no site fails silently.
 func TestEachOperationFails(t *testing.T) {
+	t.Parallel()
 	history := []change{
 		{kind: "append", logs: batch(3, 9, 1, 4000)},
 		{kind: "append", logs: batch(10, 20, 1, 5000)}, // rolls

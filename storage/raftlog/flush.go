@@ -23,11 +23,15 @@ func (l *Log) flush() {
 // syncTail syncs the entries of the tail that are not known to be on the disk.
 // What is published while it runs may or may not be among them. A failure has
 // poisoned the log.
+//
+// A tail without entries adds nothing: the log ends, and is synced, where the
+// segment before it ends. The place where a segment begins is never called
+// synced, because opening will not find the log's end there.
 func (l *Log) syncTail() error {
 	l.mu.RLock()
 	tail, deletes := l.tail(), l.deletes
 	to := tail.at(tail.end)
-	behind := l.synced.less(to)
+	behind := len(tail.entries) > 0 && l.synced.less(to)
 	l.mu.RUnlock()
 	if !behind {
 		return nil

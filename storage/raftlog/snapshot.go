@@ -106,6 +106,11 @@ func OpenSnapshots(fs disk.FS, dir string, logger hclog.Logger) (*Snapshots, err
 		}
 		s.insert(snap)
 	}
+	// A name that we see may be in memory only, if the process was killed before
+	// it had synced it, and others will drop what the snapshot stands for.
+	if err := fs.SyncDir(LabelSnapshot, dir); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.prune(snapName{})
