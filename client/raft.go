@@ -1,0 +1,66 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// Replicas returns the addresses of a broker group's replicas that the name server knows, the leader first.
+func (a *Admin) Replicas(ctx context.Context, broker string) ([]string, error) {
+	info, err := a.c.clusterInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, ok := info.Brokers[broker]
+	if !ok {
+		return nil, fmt.Errorf("%w: there is no broker %q; there are %v", ErrConfig, broker, slices.Sorted(maps.Keys(info.Brokers)))
+	}
+	var addrs []string
+	for _, id := range slices.Sorted(maps.Keys(b.Addrs)) {
+		addrs = append(addrs, b.Addrs[id])
+	}
+	return addrs, nil
+}
+
+// RaftStatus returns how the replica at an address sees itself and its group. Only raftmq brokers know the request.
+func (a *Admin) RaftStatus(ctx context.Context, addr string) (*remoting.RaftStatus, error) {
+	resp, err := a.callAddr(ctx, addr, &remoting.Command{Code: remoting.RaftStatusRequest})
+	if err != nil {
+		return nil, err
+	}
+	s := new(remoting.RaftStatus)
+	return s, s.DecodeBody(resp.Body)
+}
+
+// RaftTransfer makes the leader at an address give leadership to a member of its group, named by its node or ServerID; "" for the one best
+// fit.
+func (a *Admin) RaftTransfer(ctx context.Context, addr, to string) error {
+	req := &remoting.Command{Code: remoting.RaftTransferRequest}
+	req.Ext.Add("to", to)
+	_, err := a.callAddr(ctx, addr, req)
+	return err
+}
+
+// RaftSnapshot makes the replica at an address take a snapshot.
+func (a *Admin) RaftSnapshot(ctx context.Context, addr string) error {
+	_, err := a.callAddr(ctx, addr, &remoting.Command{Code: remoting.RaftSnapshotRequest})
+	return err
+}
+
+// callAddr calls one replica, whoever leads.
+func (a *Admin) callAddr(ctx context.Context, addr string, req *remoting.Command) (*remoting.Command, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.c.cfg.CallTimeout)
+	defer cancel()
+	resp, err := a.c.peer(addr).call(ctx, req, a.c.cfg.CallTimeout, a.c.cfg.CallTimeout)
+	if err == nil {
+		err = resp.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", addr, err)
+	}
+	return resp, nil
+}

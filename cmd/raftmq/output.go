@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+var outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "table or json"}
+
+// table is what a command prints: rows under headings, or the same as JSON
+// objects, whose keys are the headings.
+type table struct {
+	headings []string
+	rows     [][]any
+}
+
+func newTable(headings ...string) *table { return &table{headings: headings} }
+
+func (t *table) add(cells ...any) { t.rows = append(t.rows, cells) }
+
+// print writes the table as the -o flag says.
+func (t *table) print(c *cli.Context) error {
+	switch format := c.String("output"); format {
+	case "json":
+		return t.json(c.App.Writer)
+	case "table", "":
+		return t.text(c.App.Writer)
+	default:
+		return usage("-o %s: want table or json", format)
+	}
+}
+
+func (t *table) text(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, strings.Join(t.headings, "\t"))
+	for _, row := range t.rows {
+		for i, cell := range row {
+			if i > 0 {
+				fmt.Fprint(tw, "\t")
+			}
+			fmt.Fprint(tw, cellText(cell))
+		}
+		fmt.Fprintln(tw)
+	}
+	return tw.Flush()
+}
+
+func cellText(v any) string {
+	switch v := v.(type) {
+	case float64:
+		return fmt.Sprintf("%.1f", v)
+	case time.Duration:
+		return v.Round(10 * time.Microsecond).String()
+	case bool:
+		if v {
+			return "yes"
+		}
+		return "no"
+	case time.Time:
+		if v.IsZero() {
+			return "-"
+		}
+		return v.Format(time.DateTime)
+	case string:
+		if v == "" {
+			return "-"
+		}
+	}
+	return fmt.Sprint(v)
+}
+
+func (t *table) json(w io.Writer) error {
+	rows := make([]map[string]any, 0, len(t.rows))
+	for _, row := range t.rows {
+		m := map[string]any{}
+		for i, cell := range row {
+			if d, ok := cell.(time.Duration); ok {
+				cell = float64(d) / float64(time.Millisecond)
+			}
+			m[jsonKey(t.headings[i])] = cell
+		}
+		rows = append(rows, m)
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(rows)
+}
+
+// jsonKey turns a heading into a key: "longest gap" is longestGap.
+func jsonKey(heading string) string {
+	words := strings.FieldsFunc(strings.ToLower(heading), func(r rune) bool { return r == ' ' || r == '/' || r == '-' })
+	for i := 1; i < len(words); i++ {
+		words[i] = strings.ToUpper(words[i][:1]) + words[i][1:]
+	}
+	return strings.Join(words, "")
+}
+
+// progress shows how far long work is, on a terminal only.
+type progress struct {
+	w     io.Writer
+	shown time.Time
+	begun time.Time
+	what  string
+	width int
+}
+
+func newProgress(what string) *progress {
+	p := &progress{begun: time.Now(), what: what}
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		p.w = os.Stderr
+	}
+	return p
+}
+
+// show says how much is done, of a total if that is known.
+func (p *progress) show(n, total int64) {
+	if p.w == nil || time.Since(p.shown) < 200*time.Millisecond {
+		return
+	}
+	p.shown = time.Now()
+	rate := float64(n) / max(time.Since(p.begun).Seconds(), 0.001)
+	line := fmt.Sprintf("%s %d  %.0f/s", p.what, n, rate)
+	if total > 0 {
+		line = fmt.Sprintf("%s %d of %d (%d%%)  %.0f/s", p.what, n, total, n*100/total, rate)
+	}
+	p.width = max(p.width, len(line))
+	fmt.Fprintf(p.w, "\r%-*s", p.width, line)
+}
+
+// done takes the line away.
+func (p *progress) done() {
+	if p.w != nil && p.width > 0 {
+		fmt.Fprintf(p.w, "\r%*s\r", p.width, "")
+	}
+}

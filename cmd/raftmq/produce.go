@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/raftmq/raftmq/client"
+)
+
+// maxLine bounds a line that is one message.
+const maxLine = 4 << 20
+
+func produceCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "produce",
+		Usage: "send messages: the lines of a file or of standard input, or generated ones",
+		Description: "Each line is a message, without the line's end. Lines are sent to the topic's queues in turn;\n" +
+			"with --shard all to one queue, in their order. A message that can't be stored ends the\n" +
+			"command: exit code 3 says that it may be stored all the same.",
+		Flags: []cli.Flag{
+			namesrvFlag, outputFlag,
+			&cli.StringFlag{Name: "topic", Aliases: []string{"t"}, Required: true, Usage: "`TOPIC`"},
+			&cli.StringFlag{Name: "file", Aliases: []string{"F"}, Usage: "`FILE` of messages, - for standard input (the default)"},
+			&cli.StringFlag{Name: "key", Usage: "`KEY` to find each message by; %d is its number"},
+			&cli.StringFlag{Name: "tag", Usage: "`TAG` of each message"},
+			&cli.StringFlag{Name: "shard", Usage: "`KEY`: all messages to the queue that belongs to it, in order"},
+			&cli.IntFlag{Name: "size", Usage: "generate messages of this many `BYTES`"},
+			&cli.IntFlag{Name: "count", Usage: "generate `N` messages, or send only the first N lines"},
+			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "for one message, with all its retries"},
+		},
+		Action: runProduce,
+	}
+}
+
+// source gives the bodies to send, one after the other, and io.EOF.
+func source(c *cli.Context) (next func() ([]byte, error), closer io.Closer, err error) {
+	count := c.Int("count")
+	if count < 0 {
+		return nil, nil, usage("--count %d: want 1 or more", count)
+	}
+	if size := c.Int("size"); c.IsSet("size") {
+		if size < 0 || size > maxLine || c.IsSet("file") || count == 0 {
+			return nil, nil, usage("--size %d: want 0 to %d, with --count and without --file", size, maxLine)
+		}
+		body := make([]byte, size)
+		for i := range body {
+			body[i] = "raftmq "[i%7]
+		}
+		return func() ([]byte, error) {
+			if count--; count < 0 {
+				return nil, io.EOF
+			}
+			return body, nil
+		}, io.NopCloser(nil), nil
+	}
+	var in io.ReadCloser = io.NopCloser(os.Stdin)
+	if name := c.String("file"); name != "" && name != "-" {
+		if in, err = os.Open(name); err != nil {
+			return nil, nil, usage("%v", err)
+		}
+	}
+	lines := bufio.NewScanner(in)
+	lines.Buffer(make([]byte, 64<<10), maxLine+2)
+	n := 0
+	return func() ([]byte, error) {
+		if count > 0 && n == count {
+			return nil, io.EOF
+		}
+		n++
+		if lines.Scan() {
+			return append([]byte(nil), lines.Bytes()...), nil
+		}
+		if err := lines.Err(); err != nil {
+			return nil, fmt.Errorf("line %d: %w (a line may have %d bytes)", n, err, maxLine)
+		}
+		return nil, io.EOF
+	}, in, nil
+}
+
+func runProduce(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	next, in, err := source(c)
+	if err != nil {
+		return err
+	}
+	defer in.Close() // it was only read
+	return withClient(c, func(ctx context.Context, cl *client.Client) error {
+		p, err := cl.NewProducer(client.ProducerConfig{Timeout: c.Duration("timeout"), InOrder: c.String("shard") != ""})
+		if err != nil {
+			return err
+		}
+		var s sender
+		err = s.run(ctx, c, p, next)
+		if s.stored == 0 && err != nil {
+			return err
+		}
+		t := newTable("topic", "sent", "stored", "failed", "seconds", "msg/s")
+		elapsed := s.elapsed.Seconds()
+		t.add(c.String("topic"), s.sent, s.stored, s.failed, elapsed, float64(s.stored)/max(elapsed, 0.001))
+		return errors.Join(t.print(c), err)
+	})
+}
+
+// sender sends what a source gives, and counts.
+type sender struct {
+	mu                   sync.Mutex
+	sent, stored, failed int64
+	err                  error // the first
+	elapsed              time.Duration
+}
+
+func (s *sender) run(ctx context.Context, c *cli.Context, p *client.Producer, next func() ([]byte, error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	begun := time.Now()
+	bar := newProgress("sent")
+	defer bar.done()
+	var under sync.WaitGroup
+	var readErr error
+	for ctx.Err() == nil {
+		body, err := next()
+		if err != nil {
+			if err != io.EOF {
+				readErr = err
+			}
+			break
+		}
+		m := &client.Message{Topic: c.String("topic"), Body: body, Tags: c.String("tag"), ShardingKey: c.String("shard")}
+		if key := c.String("key"); key != "" {
+			m.Keys = []string{strings.ReplaceAll(key, "%d", fmt.Sprint(s.sent))}
+		}
+		s.sent++
+		under.Add(1)
+		p.SendAsync(ctx, m, func(_ *client.SendResult, err error) {
+			defer under.Done()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if err == nil {
+				s.stored++
+				return
+			}
+			s.failed++
+			if s.err == nil {
+				s.err = err
+				cancel()
+			}
+		})
+		bar.show(s.sent, int64(c.Int("count")))
+	}
+	under.Wait()
+	s.elapsed = time.Since(begun)
+	return errors.Join(readErr, s.err, c.Context.Err())
+}
