@@ -109,6 +109,8 @@ func (r *Replica) replay(cfg *Config, upTo uint64, keep bool) error {
 	}
 	if !keep {
 		r.Applied = applied
+		r.Messages += store.Units - store.Absent
+		r.LogBytes += store.LogBytes - store.AbsentLog
 		for _, p := range store.Differences.List {
 			r.problem("store/%s", p)
 		}
@@ -158,7 +160,8 @@ func (r *Replica) verifyStore(cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	r.Records, r.Units = report.Records, report.Units
+	r.Messages += report.Units
+	r.LogBytes += report.Manifest.End - report.Manifest.Min
 	for _, p := range report.List {
 		r.problem("store/%s", p)
 	}

@@ -60,8 +60,8 @@ type Replica struct {
 	Snapshot uint64 // index of its snapshot
 	Last     uint64 // index of its raft log's last entry
 	Applied  uint64 // index of the last entry that is in its files
-	Records  int64
-	Units    int64
+	Messages int64  // records compared with their checksums, the raft log and their queue entries
+	LogBytes int64  // of the CommitLog that was read
 	Digest   string // of the metadata as of the group's common index
 	Problems []string
 

@@ -43,7 +43,7 @@ func verifyCommand() *cli.Command {
 }
 
 func printReport(c *cli.Context, report *verify.Report) error {
-	t := newTable("group", "node", "records", "units", "snapshot", "applied", "common", "identical", "problems", "digest")
+	t := newTable("group", "node", "messages", "log bytes", "snapshot", "applied", "common", "identical", "problems", "digest")
 	for _, g := range report.Groups {
 		for _, r := range g.Replicas {
 			identical := any(g.Identical)
@@ -54,7 +54,7 @@ func printReport(c *cli.Context, report *verify.Report) error {
 			if len(digest) > 12 && c.String("output") != "json" {
 				digest = digest[:12]
 			}
-			t.add(g.Name, r.Node, r.Records, r.Units, r.Snapshot, r.Applied, g.Common, identical, len(r.Problems), digest)
+			t.add(g.Name, r.Node, r.Messages, r.LogBytes, r.Snapshot, r.Applied, g.Common, identical, len(r.Problems), digest)
 		}
 	}
 	if err := t.print(c); err != nil {

@@ -1,0 +1,26 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+GO      ?= go
+INPUT   ?=
+LINES   ?= 600000
+FUZZTIME ?= 20s
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+.PHONY: all build demo test race bench fuzz lint clean
+
+all: build
+
+# A static binary, bin/raftmq.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/raftmq ./cmd/raftmq
+
+# Three brokers carry a file's lines from a producer to a consumer while their
+# leader is killed with -9. INPUT=path sends another file, LINES=0 all lines.
+demo: build
+	$(GO) run ./cmd/demo -raftmq bin/raftmq -lines $(LINES) -input "$(INPUT)"
+
+test:
+	$(GO) vet ./...
+	$(GO) test ./...
+
+race:
+	$(GO) test -race ./...

@@ -1,0 +1,295 @@
+// Command demo shows what raftmq is for: three broker processes carry a file's
+// lines from a producer to a consumer group while their leader is killed with
+// -9 and started again. Then it compares what was consumed with the file, byte
+// for byte, and the replicas with each other.
+//
+// It exits with 1 unless nothing was lost, doubled or out of order and the
+// replicas are identical.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/raftmq/raftmq/client"
+	"github.com/raftmq/raftmq/remoting"
+)
+
+const (
+	topicName = "Demo"
+	groupName = "demo_consumers"
+)
+
+type options struct {
+	binary string
+	input  string
+	lines  int
+	queues int
+	dir    string
+	keep   bool
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.binary, "raftmq", "bin/raftmq", "the raftmq `binary`")
+	flag.StringVar(&o.input, "input", "", "the `file` whose lines are sent; default: the source of Go's standard library")
+	flag.IntVar(&o.lines, "lines", 600_000, "send at most this many lines, 0: all")
+	flag.IntVar(&o.queues, "queues", 64, "queues of the topic, each with a sender of its own")
+	flag.StringVar(&o.dir, "dir", "", "`directory` for the cluster, which stays; default: one that is removed")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ok, err := run(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+	}
+	if !ok || err != nil {
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) (ok bool, err error) {
+	if flag.NArg() > 0 || o.lines < 0 || o.queues < 1 {
+		return false, errors.New("unknown argument; see demo -h")
+	}
+	if o.dir == "" {
+		if o.dir, err = os.MkdirTemp("", "raftmq-demo-"); err != nil {
+			return false, err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
+	}
+	in, err := openInput(o)
+	if err != nil {
+		return false, err
+	}
+	fmt.Printf("input: %d lines, %.1f MB, of %s\n", len(in.lines), float64(len(in.text))/1e6, in.name)
+	c, err := startCluster(ctx, o)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, c.stop()) }()
+	fmt.Printf("cluster: 3 nodes, one group; %s leads\n", c.leader)
+
+	cl, err := client.New(client.Config{NameServers: c.Namesrv})
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err = errors.Join(err, cl.Close(ctx))
+	}()
+	t := remoting.NewTopicConfig(topicName)
+	t.ReadQueueNums, t.WriteQueueNums = int32(o.queues), int32(o.queues)
+	if err := cl.Admin().CreateTopic(ctx, t); err != nil {
+		return false, err
+	}
+	consumed, err := startConsumer(ctx, cl)
+	if err != nil {
+		return false, err
+	}
+	sent, err := produce(ctx, cl, in, o.queues, c.script(len(in.lines)))
+	if err != nil {
+		return false, err
+	}
+	fmt.Printf("sent: %d lines in %.1f s\n", sent.acked, sent.elapsed.Seconds())
+	if err := consumed.wait(ctx, sent.acked); err != nil {
+		return false, err
+	}
+	found := consumed.compare(in, o.queues)
+	closing, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := consumed.consumer.Close(closing); err != nil {
+		return false, err
+	}
+	if err := c.stop(); err != nil {
+		return false, err
+	}
+	identical, err := c.verify(o)
+	if err != nil {
+		return false, err
+	}
+	printTable(sent, found, identical)
+	return found.lost == 0 && found.duplicated == 0 && found.disordered == 0 && sent.failed == 0 && identical, nil
+}
+
+func printTable(s *production, f comparison, identical bool) {
+	yes := "no"
+	if identical {
+		yes = "yes"
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nsent\tacked\tconsumed\tlost\tduplicated\tout of order\tlongest send gap ms\tmsg/s\treplicas identical")
+	fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%s\n", s.sent, s.acked, f.consumed, f.lost, f.duplicated, f.disordered,
+		s.gap.Milliseconds(), float64(s.acked)/s.elapsed.Seconds(), yes)
+	w.Flush() // to the terminal
+}
+
+// cluster is the one that raftmq dev runs.
+type cluster struct {
+	Namesrv string `json:"namesrv"`
+	Nodes   []node `json:"nodes"`
+
+	dir     string
+	leader  string
+	dev     *exec.Cmd
+	revived *exec.Cmd
+	stopped bool
+}
+
+type node struct {
+	ID      string            `json:"id"`
+	Pid     int               `json:"pid"`
+	Brokers map[string]string `json:"brokers"`
+	DataDir string            `json:"dataDir"`
+	Log     string            `json:"log"`
+	Command []string          `json:"command"`
+}
+
+func startCluster(ctx context.Context, o options) (*cluster, error) {
+	c := &cluster{dir: filepath.Join(o.dir, "cluster")}
+	c.dev = exec.Command(o.binary, "dev", "--nodes", "3", "--groups", "1", "--dir", c.dir)
+	c.dev.Stderr = os.Stderr
+	c.dev.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := c.dev.Start(); err != nil {
+		return nil, err
+	}
+	if err := c.await(ctx); err != nil {
+		return nil, errors.Join(err, c.stop())
+	}
+	return c, nil
+}
+
+// await waits until the cluster is described and has a leader.
+func (c *cluster) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		text, err := os.ReadFile(filepath.Join(c.dir, "cluster.json"))
+		if err == nil {
+			if err = json.Unmarshal(text, c); err != nil {
+				return err
+			}
+			if c.leader, err = c.leads(ctx); err == nil {
+				return nil
+			}
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("the cluster has no leader: %w", err)
+		}
+	}
+}
+
+// leads asks the name service who leads.
+func (c *cluster) leads(ctx context.Context) (string, error) {
+	cl, err := client.New(client.Config{NameServers: c.Namesrv})
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		cl.Close(ctx) // it only asked
+	}()
+	addrs, err := cl.Admin().Replicas(ctx, "broker-a")
+	if err != nil {
+		return "", err
+	}
+	for _, addr := range addrs {
+		s, err := cl.Admin().RaftStatus(ctx, addr)
+		if err == nil && s.ServerID == s.Leader {
+			return s.Node, nil
+		}
+	}
+	return "", errors.New("no replica leads")
+}
+
+func (c *cluster) node(id string) *node {
+	for i := range c.Nodes {
+		if c.Nodes[i].ID == id {
+			return &c.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// script is what happens while the lines are sent: at 40 % the leader is killed,
+// at 70 % it is started again.
+func (c *cluster) script(lines int) []event {
+	return []event{
+		{at: lines * 4 / 10, do: func(ctx context.Context) error {
+			id, err := c.leads(ctx)
+			if err != nil {
+				return err
+			}
+			c.leader = id
+			n := c.node(id)
+			fmt.Printf("kill -9 %d: %s, the leader\n", n.Pid, n.ID)
+			return syscall.Kill(n.Pid, syscall.SIGKILL)
+		}},
+		{at: lines * 7 / 10, do: func(ctx context.Context) error {
+			n := c.node(c.leader)
+			log, err := os.OpenFile(n.Log, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				return err
+			}
+			c.revived = exec.Command(n.Command[0], n.Command[1:]...)
+			c.revived.Stdout, c.revived.Stderr = log, log
+			c.revived.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+			if err := errors.Join(c.revived.Start(), log.Close()); err != nil {
+				return err
+			}
+			now, err := c.leads(ctx)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("started %s again, pid %d; %s leads\n", n.ID, c.revived.Process.Pid, now)
+			return nil
+		}},
+	}
+}
+
+// stop ends all processes, gracefully.
+func (c *cluster) stop() error {
+	if c.stopped {
+		return nil
+	}
+	c.stopped = true
+	var err error
+	if c.revived != nil {
+		err = errors.Join(c.revived.Process.Signal(syscall.SIGTERM), c.revived.Wait())
+	}
+	if e := c.dev.Process.Signal(os.Interrupt); e != nil {
+		return errors.Join(err, e)
+	}
+	return errors.Join(err, c.dev.Wait())
+}
+
+// verify compares the replicas' directories.
+func (c *cluster) verify(o options) (identical bool, err error) {
+	args := []string{"verify"}
+	for _, n := range c.Nodes {
+		args = append(args, "--dir", n.DataDir)
+	}
+	fmt.Println("raftmq verify of the three data directories:")
+	cmd := exec.Command(o.binary, args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return false, nil
+	}
+	return err == nil, err
+}
