@@ -191,6 +191,16 @@ func TestRegistrarRequests(t *testing.T) {
 			t.Errorf("%+v", body)
 		}
 
+		// A change is registered, not asked about: RocketMQ's name server would
+		// not see that only the id has changed.
+		known.take()
+		r.Update(replica(1, "a:1", 1<<40, "U"))
+		synctest.Wait()
+		if codes := known.take(); !slices.Equal(codes, []int32{remoting.RegisterBroker}) {
+			t.Errorf("an Update sends %v", codes)
+		}
+		r.Update(replica(0, "a:1", 1<<40, "U"))
+
 		time.Sleep(fullEvery + 2*time.Second)
 		r.Close(context.Background())
 		const reg, query, unreg = remoting.RegisterBroker, remoting.QueryDataVersion, remoting.UnregisterBroker

@@ -201,6 +201,7 @@ func TestReadyByExpectation(t *testing.T) {
 		c.want(remoting.Success, reg{addr: "b:1", raft: "g", topics: "T"}.request("json"))
 		c.want(remoting.Success, reg{id: 3, addr: "x:1", raft: "g", topics: "T"}.request("json"))
 		c.want(remoting.SystemError, reg{addr: "a:1", raft: "other"}.request("json")) // refused: not there
+		c.want(remoting.Success, reg{id: 3, addr: "x:1", raft: "g", topics: "T"}.request("json"))
 		if _, code := c.route("T"); code != remoting.Success {
 			t.Errorf("known topic: code %d", code)
 		}
