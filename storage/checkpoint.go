@@ -236,10 +236,8 @@ func (s *Store) saveCheckpoint(c *checkpoint) error {
 	if err := writeWhole(s.fs, LabelCheckpoint, checkpointPath(s.dir, c.seq), b); err != nil {
 		return err
 	}
-	if c.seq <= s.firstSeq+2 { // the file may be new
-		if err := s.fs.SyncDir(LabelCheckpoint, s.dir); err != nil {
-			return err
-		}
+	if err := s.fs.SyncDir(LabelCheckpoint, s.dir); err != nil { // the file may be new
+		return err
 	}
 	s.checkpoint = c
 	return nil

@@ -104,9 +104,7 @@ func (q *Queue) Max() int64 { return q.max.Load() }
 
 // blockSeed is what the CRC of the block that begins with unit start begins with.
 func (q *Queue) blockSeed(start int64) uint32 {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(start))
-	return crc32.Update(q.seed, castagnoli, b[:])
+	return extendCRC(extendCRC(q.seed, uint32(start>>32)), uint32(start))
 }
 
 // progress is the state of a queue's checksums at a unit.
@@ -135,7 +133,7 @@ func (q *Queue) digest(p progress, units []byte, done func(block int64, sum uint
 		units = units[n:]
 		p.at += n / UnitSize
 		if p.at == end {
-			p.sums = chainSum(p.sums, sealSum(p.part))
+			p.sums = extendCRC(p.sums, sealSum(p.part))
 			done(blockNumber(start), sealSum(p.local))
 			p.part, p.local = 0, 0
 		}

@@ -143,7 +143,7 @@ func (g *segment) absorb(p []byte, at int64, part uint32) uint32 {
 		if at%blockSize == 0 {
 			sum := sealSum(part)
 			sums[at/blockSize-1] = sum
-			g.digest = chainSum(g.digest, sum)
+			g.digest = extendCRC(g.digest, sum)
 			part = 0
 		}
 	}

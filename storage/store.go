@@ -223,7 +223,7 @@ func Open(o Options) (_ *Store, err error) {
 	for _, e := range damaged {
 		s.log.Warn("a checkpoint is no good: the process or the machine stopped while it was written, or it is damaged", "error", e)
 	}
-	s.checkpoint, s.firstSeq = c, c.seq
+	s.checkpoint = c
 	s.state.Store(&state{})
 	s.alloc = newAllocator(s)
 	s.repair.init(s)

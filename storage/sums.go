@@ -33,11 +33,14 @@ func sealSum(crc uint32) uint32 {
 
 func blockSum(block []byte) uint32 { return sealSum(crc32.Checksum(block, castagnoli)) }
 
-// chainSum extends a checksum over block sums by one.
-func chainSum(digest, sum uint32) uint32 {
-	var b [sumSize]byte
-	binary.BigEndian.PutUint32(b[:], sum)
-	return crc32.Update(digest, castagnoli, b[:])
+// extendCRC is crc32.Update over the four bytes of a word, big endian, without
+// making them escape to the heap.
+func extendCRC(crc, word uint32) uint32 {
+	crc = ^crc
+	for shift := 24; shift >= 0; shift -= 8 {
+		crc = castagnoli[byte(crc)^byte(word>>shift)] ^ crc>>8
+	}
+	return ^crc
 }
 
 // digestOf is the checksum over encoded block sums.
