@@ -181,7 +181,7 @@ func TestUnknownTopicBeforeReady(t *testing.T) {
 					if !strings.Contains(resp.Remark, "name server not ready") || s.Ready() {
 						t.Errorf("remark %q, ready: %t", resp.Remark, s.Ready())
 					}
-					time.Sleep(1)
+					time.Sleep(time.Nanosecond)
 				}
 				if _, code := client.route("T"); code != remoting.TopicNotExist || !s.Ready() {
 					t.Errorf("code %d, ready: %t", code, s.Ready())
@@ -241,7 +241,7 @@ func TestStandInEnds(t *testing.T) {
 		expect("map[0:b:1]")
 		time.Sleep(7*time.Second - 1)
 		expect("map[0:b:1]")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect("map[2:b:1]")
 		follower.want(remoting.Success, reg{addr: "b:1", raft: "g", term: 1}.request("json"))
 		expect("map[0:b:1]")
