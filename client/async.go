@@ -46,8 +46,9 @@ func (a *completions) stop() {
 // if ctx ends meanwhile the outcome is ErrNotSent. Messages sent by one goroutine to one queue are stored in their order unless one fails
 // (see ProducerConfig.InOrder).
 //
-// Callbacks are called one at a time, so a slow one holds up the others; if SendAsync cannot even begin it calls callback itself. A callback may call SendAsync, with a context that ends if MaxInFlight
-// could be reached: only other callbacks make room. An attempt that is under way when ctx ends goes on to its own timeout.
+// Callbacks are called one at a time, so a slow one holds up the others, and never by SendAsync itself. A callback may call SendAsync, with a
+// context that ends if MaxInFlight could be reached: only other callbacks make room. An attempt that is under way when ctx ends goes on to
+// its own timeout.
 func (p *Producer) SendAsync(ctx context.Context, m *Message, callback func(*SendResult, error)) {
 	p.sendAsync(ctx, m, nil, callback)
 }
@@ -59,18 +60,22 @@ func (p *Producer) SendAsyncTo(ctx context.Context, queue MessageQueue, m *Messa
 
 func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueue, callback func(*SendResult, error)) {
 	if !p.gate.enter() {
-		callback(nil, notSent(ErrClosed))
+		go callback(nil, notSent(ErrClosed))
 		return
 	}
+	var noRoom error
 	select {
 	case p.async.slots <- struct{}{}:
 	case <-ctx.Done():
-		p.gate.leave()
-		callback(nil, notSent(fmt.Errorf("waiting for room among %d messages in flight: %w", p.cfg.MaxInFlight, ctx.Err())))
-		return
+		noRoom = fmt.Errorf("waiting for room among %d messages in flight: %w", p.cfg.MaxInFlight, ctx.Err())
 	case <-p.dying:
-		p.gate.leave()
-		callback(nil, notSent(ErrClosed))
+		noRoom = ErrClosed
+	}
+	if noRoom != nil {
+		go func() {
+			callback(nil, notSent(noRoom))
+			p.gate.leave()
+		}()
 		return
 	}
 	s := newSend(p)

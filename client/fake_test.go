@@ -129,7 +129,9 @@ type fakeServer struct {
 
 func (s *fakeServer) start() {
 	l := s.c.net.listen(s.c.t, s.addr)
-	s.addr = l.Addr().String()
+	if s.addr == "" { // a restart is at the same one
+		s.addr = l.Addr().String()
+	}
 	srv := &remoting.Server{Handler: remoting.HandlerFunc(s.handler), Conn: remoting.ConnConfig{OnClose: func(c *remoting.Conn, _ error) {
 		if s.onClose != nil {
 			s.onClose(c)

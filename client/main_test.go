@@ -29,6 +29,12 @@ func bubble(t *testing.T, groups, replicas int, f func(t *testing.T, c *cluster)
 	})
 }
 
+// pass lets fake time pass, and everything happen that is due.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // producer returns a producer of a new client.
 func (c *cluster) producer(cfg ProducerConfig) *Producer {
 	c.t.Helper()
@@ -65,14 +71,12 @@ func mustSend(t testing.TB, p *Producer, m *Message) *SendResult {
 
 // seeded returns a source of randomness that RAFTMQ_SEED reproduces.
 func seeded(t testing.TB) *rand.Rand {
-	seed := uint64(time.Now().UnixNano())
+	seed := rand.Uint64() // not the time, which may be fake
 	if s := os.Getenv("RAFTMQ_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
 			t.Fatal(err)
 		}
-	} else if testing.Short() {
-		seed = 1
 	}
 	t.Logf("RAFTMQ_SEED=%d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
