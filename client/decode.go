@@ -91,7 +91,7 @@ func (m *MessageExt) decompress() {
 	m.Compressed = true
 	switch m.SysFlag & remoting.SysFlagCompressionType {
 	case 0, 0x300: // the others are LZ4 and Zstandard
-		if body, err := inflate(m.Body); err == nil {
+		if body, err := inflate(m.Body, maxInflated); err == nil {
 			m.Body, m.Compressed = body, false
 		}
 	}

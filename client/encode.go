@@ -141,8 +141,8 @@ const maxInflated = 32 << 20
 
 var inflaters sync.Pool
 
-// inflate undoes zlib.
-func inflate(body []byte) ([]byte, error) {
+// inflate undoes zlib, unless the result has more than limit bytes.
+func inflate(body []byte, limit int) ([]byte, error) {
 	src := bytes.NewReader(body)
 	r, _ := inflaters.Get().(io.ReadCloser)
 	var err error
@@ -156,12 +156,12 @@ func inflate(body []byte) ([]byte, error) {
 	}
 	defer inflaters.Put(r)
 	var out bytes.Buffer
-	out.Grow(min(4*len(body), maxInflated))
-	switch n, err := io.Copy(&out, io.LimitReader(r, maxInflated+1)); {
+	out.Grow(min(4*len(body), limit))
+	switch n, err := io.Copy(&out, io.LimitReader(r, int64(limit)+1)); {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errUndecodable, err)
-	case n > maxInflated:
-		return nil, fmt.Errorf("%w: it inflates to more than %d bytes", errUndecodable, maxInflated)
+	case n > int64(limit):
+		return nil, fmt.Errorf("%w: it inflates to more than %d bytes", errUndecodable, limit)
 	}
 	return out.Bytes(), nil
 }

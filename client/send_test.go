@@ -646,15 +646,17 @@ func TestCompression(t *testing.T) {
 			}
 		}
 	})
-	bomb, _, err := compress(make([]byte, maxInflated+1), 1)
+	bomb, _, err := compress(make([]byte, 100_000), 9)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &MessageExt{Message: Message{Body: bomb}, SysFlag: remoting.SysFlagCompressed}
-	if m.decompress(); !m.Compressed || !bytes.Equal(m.Body, bomb) {
-		t.Error("a body that inflates to more than the limit was inflated")
+	if _, err := inflate(bomb, 99_999); !errors.Is(err, errUndecodable) {
+		t.Error("a body that inflates to more than the limit:", err)
 	}
-	m = &MessageExt{Message: Message{Body: []byte("no zlib")}, SysFlag: remoting.SysFlagCompressed}
+	if b, err := inflate(bomb, 100_000); err != nil || len(b) != 100_000 {
+		t.Errorf("a body that inflates to the limit: %d bytes, %v", len(b), err)
+	}
+	m := &MessageExt{Message: Message{Body: []byte("no zlib")}, SysFlag: remoting.SysFlagCompressed}
 	if m.decompress(); !m.Compressed || string(m.Body) != "no zlib" {
 		t.Error("garbage was inflated")
 	}
