@@ -22,7 +22,10 @@ type allocator struct {
 	ready *segment // that segment
 	err   error    // why it could not be made
 	again bool     // after err: try once more
+	need  bool     // Write waits for it: never mind the reserve
 	busy  bool     // one is being made
+
+	failing bool // the last one could not be made, and the log says so
 }
 
 func newAllocator(s *Store) *allocator {
@@ -49,9 +52,14 @@ func (a *allocator) run() {
 			return
 		}
 		base := a.want
-		a.again, a.busy = false, true
+		need := a.need
+		a.again, a.need, a.busy = false, false, true
 		a.mu.Unlock()
-		g, err := a.store.makeSegment(a.store.state.Load().epoch, base)
+		err := a.store.reserve(need)
+		var g *segment
+		if err == nil {
+			g, err = a.store.makeSegment(a.store.state.Load().epoch, base)
+		}
 		a.mu.Lock()
 		a.busy = false
 		if a.want != base {
@@ -59,10 +67,13 @@ func (a *allocator) run() {
 			a.cond.Broadcast()
 			continue
 		}
-		if err != nil {
+		switch {
+		case err != nil && !a.failing:
 			a.store.log.Error("the next segment cannot be made: nothing is accepted until it can", "segment", base, "error", err)
+		case err == nil && a.failing:
+			a.store.log.Info("the next segment was made", "segment", base)
 		}
-		a.ready, a.err = g, err
+		a.ready, a.err, a.failing = g, err, err != nil
 		a.cond.Broadcast()
 	}
 }
@@ -93,14 +104,17 @@ func (a *allocator) prepare(base int64) {
 	a.cond.Broadcast()
 }
 
-// take waits for the segment at base and hands it over. It tries once more if it
-// could not be made.
+// take waits for the segment at base and hands it over. If it could not be made,
+// or not without the reserve, it has it tried once more.
 func (a *allocator) take(base int64) (*segment, error) {
 	a.prepare(base)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.err != nil {
-		a.err = nil
+	if a.ready == nil {
+		for a.busy {
+			a.cond.Wait()
+		}
+		a.err, a.need = nil, true
 		a.cond.Broadcast()
 	}
 	for a.ready == nil && a.err == nil {
@@ -149,6 +163,16 @@ func (a *allocator) drain() []*segment {
 		return nil
 	}
 	return []*segment{g}
+}
+
+// reserve says whether a segment can be made without taking what is kept for
+// queues, index and snapshots. If it must be made, it can.
+func (s *Store) reserve(must bool) error {
+	usage, err := s.fs.Usage(s.dir)
+	if need := s.opts.SegmentSize + s.opts.Reserve; err == nil && usage.Free < uint64(need) && !must {
+		err = fmt.Errorf("%w: %d bytes are free at %s, a segment and the reserve are %d", ErrNoSpace, usage.Free, s.dir, need)
+	}
+	return err
 }
 
 // makeSegment makes the files of a segment that is about to be written. What
@@ -214,6 +238,7 @@ func (s *Store) Room() error {
 		return err
 	}
 	if err := s.alloc.failed(); err != nil {
+		poke(s.house.kick) // it may have something to remove
 		return fmt.Errorf("storage: the next segment: %w", err)
 	}
 	if s.noRoom.Load() {

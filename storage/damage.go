@@ -7,6 +7,10 @@ import "fmt"
 // others. It returns the error for the reader.
 func (s *Store) blocksDamaged(st *state, g *segment, from, to int64, cause error) error {
 	err := fmt.Errorf("%w: %w", ErrMissing, cause)
+	if isNotExist(cause) && g.sums.memory.Load() != nil {
+		// The writer has the file open that had this name.
+		return fmt.Errorf("%w: %w", ErrMissing, s.fail(fmt.Errorf("segment %d was removed while it was written: %w", g.base, cause)))
+	}
 	if to%blockSize != 0 {
 		// The last block, which is not whole. What the manifest knows of it can
 		// be fetched; what was written since, only when the block is whole.

@@ -167,24 +167,21 @@ func (s *Store) letGo() error {
 	if len(gone) == 0 && st.min <= s.checkpoint.floor {
 		return nil
 	}
-	again := func(err error) error {
+	if err := s.trimQueues(st.min); err != nil {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.trimmed = append(gone, h.trimmed...)
 		return err
 	}
-	if err := s.trimQueues(st.min); err != nil {
-		return again(err)
-	}
 	c := *s.checkpoint
 	c.floor = max(c.floor, st.min)
 	s.collectFacts(&c, false)
-	if err := s.saveCheckpoint(&c); err != nil {
-		if err = noSpace(err); errors.Is(err, ErrNoSpace) {
-			return again(err)
-		}
+	err := noSpace(s.saveCheckpoint(&c))
+	if err != nil && !errors.Is(err, ErrNoSpace) {
 		return s.fail(err)
 	}
+	// If it cannot be written for want of room, the segments go first. A replay
+	// that looks for them lists them as missing, until it comes to the trim.
 	for _, g := range gone {
 		if g.w != nil {
 			if err := g.w.Close(); err != nil {
@@ -193,6 +190,14 @@ func (s *Store) letGo() error {
 			g.w = nil
 		}
 		g.retire(true)
+	}
+	s.removeSegments()
+	if err != nil {
+		if err := noSpace(s.saveCheckpoint(&c)); errors.Is(err, ErrNoSpace) {
+			return err // again when there is something to do
+		} else if err != nil {
+			return s.fail(err)
+		}
 	}
 	for _, key := range h.files {
 		s.removeFile(key)

@@ -409,12 +409,18 @@ func compareQueue(s *Store, m *model, id QueueID, units []Unit) error {
 		return fmt.Errorf("queue %s is not there", id)
 	}
 	lo, err := q.Min()
-	if err != nil || lo != m.minOf(id) || q.Max() != int64(len(units)) {
-		return fmt.Errorf("queue %s is [%d, %d), expected [%d, %d): %v", id, lo, q.Max(), m.minOf(id), len(units), err)
+	if err != nil {
+		return fmt.Errorf("queue %s: %w", id, err)
+	}
+	if lo != m.minOf(id) || q.Max() != int64(len(units)) {
+		return fmt.Errorf("queue %s is [%d, %d), expected [%d, %d)", id, lo, q.Max(), m.minOf(id), len(units))
 	}
 	got, err := q.Units(lo, len(units), nil)
-	if err != nil || !slices.Equal(got, units[lo:]) {
-		return fmt.Errorf("units of queue %s from %d differ, or %v", id, lo, err)
+	if err != nil {
+		return fmt.Errorf("units of queue %s from %d: %w", id, lo, err)
+	}
+	if !slices.Equal(got, units[lo:]) {
+		return fmt.Errorf("units of queue %s from %d differ", id, lo)
 	}
 	for i, u := range got {
 		v, err := s.View(u.Phys, int(u.Size))
