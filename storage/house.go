@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -20,7 +21,7 @@ type housekeeper struct {
 	started int64        // it was started up to here
 	full    atomic.Bool  // flush the queues
 	drop    atomic.Bool  // remove the doomed topics' files
-	sweep   atomic.Bool  // look for segments that a crash left behind
+	sweep   atomic.Bool  // look for files that a crash left behind
 
 	mu      sync.Mutex
 	trimmed []*segment // to be let go, once the checkpoint knows
@@ -110,7 +111,7 @@ func (s *Store) keepHouse() {
 		s.log.Error("what was trimmed cannot be removed", "error", err)
 	}
 	if h.sweep.Swap(false) {
-		s.sweepSegments()
+		s.sweepFiles()
 	}
 	s.removeSegments()
 	if h.drop.Swap(false) {
@@ -270,24 +271,42 @@ func (s *Store) removeFile(key fileKey) {
 	}
 }
 
-// sweepSegments removes segments below the log's begin that a crash or a Resume
-// left behind.
-func (s *Store) sweepSegments() {
+// sweepFiles removes files below the log's and the queues' begins that a crash or a
+// Resume left behind.
+func (s *Store) sweepFiles() {
 	st := s.state.Load()
 	for _, sums := range []bool{false, true} {
 		dir := s.dir + "/" + commitLogDir
 		if sums {
 			dir = s.dir + "/" + sumsDir
 		}
-		entries, err := s.fs.ReadDir(LabelTrim, dir)
-		if err != nil {
-			s.log.Error("a directory cannot be listed", "error", err)
-			return
+		s.sweepDir(dir, 1, fileKey{base: st.min, sums: sums})
+	}
+	for _, q := range s.allQueues() {
+		q.mu.Lock()
+		front := q.front
+		q.mu.Unlock()
+		if front >= unitsPerFile {
+			s.sweepDir(queuePath(s.dir, q.id), UnitSize, fileKey{queue: q, base: queueFile(front)})
+			s.sweepDir(queuePath(s.dir, q.id), UnitSize, fileKey{queue: q, base: queueFile(front), sums: true})
 		}
-		for _, e := range entries {
-			if base, ok := parseOffsetName(e.Name()); ok && base%s.opts.SegmentSize == 0 && base < st.min {
-				s.removeFile(fileKey{base: base, sums: sums})
-			}
+	}
+}
+
+// sweepDir removes the files of a directory that lie below first, and are of its
+// kind. Their names count bytes, first.base units of so many bytes.
+func (s *Store) sweepDir(dir string, unit int64, first fileKey) {
+	entries, err := s.fs.ReadDir(LabelTrim, dir)
+	if err != nil && !isNotExist(err) {
+		s.log.Error("a directory cannot be listed", "error", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if first.queue != nil && first.sums {
+			name = strings.TrimSuffix(name, sumsSuffix)
+		}
+		if off, ok := parseOffsetName(name); ok && off%unit == 0 && off/unit < first.base {
+			s.removeFile(fileKey{queue: first.queue, base: off / unit, sums: first.sums})
 		}
 	}
 }

@@ -233,6 +233,10 @@ type logBuffer struct {
 	b  bytes.Buffer
 }
 
+func newTestLogger(l *logBuffer) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Output: l, Level: hclog.Debug})
+}
+
 func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -255,7 +259,7 @@ func newRig(t testing.TB, o Options) *rig {
 	}
 	r.opts.OnRepair = func() { poke(r.changed) }
 	var log logBuffer
-	r.opts.Logger = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Debug})
+	r.opts.Logger = newTestLogger(&log)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(log.String())
