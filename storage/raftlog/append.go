@@ -2,6 +2,7 @@ package raftlog
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/raft"
 )
@@ -110,6 +111,7 @@ func (l *Log) appendPart(logs []*raft.Log) error {
 	}
 	tail := l.tail()
 	start := tail.end
+	l.buf = slices.Grow(l.buf[:0], int(size))
 	added := l.encode(logs, tail)
 	if _, err := tail.file.WriteAt(l.buf, start); err != nil {
 		return err
@@ -122,13 +124,19 @@ func (l *Log) appendPart(logs []*raft.Log) error {
 		}
 	}
 	l.publish(logs, tail, added)
+	if cap(l.buf) > keepBuffer {
+		l.buf = nil
+	}
 	return nil
 }
 
+// keepBuffer is how large a buffer is kept for the next batch.
+const keepBuffer = 8 << 20
+
 // encode makes the frames of entries, to be written at the tail's end, in l.buf,
-// and says where they are.
+// which is empty, and says where they are.
 func (l *Log) encode(logs []*raft.Log, tail *segment) []entry {
-	l.buf, l.added = l.buf[:0], l.added[:0]
+	l.added = l.added[:0]
 	f := frame{epoch: tail.epoch, synced: l.syncedTo(), prevCRC: l.lastCRC}
 	for _, log := range logs {
 		f.typ, f.index, f.term, f.appended = log.Type, log.Index, log.Term, encodeTime(log.AppendedAt)

@@ -5,14 +5,14 @@
 //
 // Each store appends batches that raft would hand it and syncs each one; every
 // so often the beginning is deleted, as after a snapshot, so that all of them
-// run at their steady state. The stores take turns within each round, so that
-// what else the machine does hits them alike, and the medians of their rounds
-// are compared. RAFTMQ_COMPARE_DIR says on which disk; default is the one of
-// the temporary directory.
+// run at their steady state. The stores take turns of a few batches, in changing
+// order, so that what else the machine does hits them alike. Two ratios come
+// out: of the median times of a batch, and of the throughput over all, with the
+// deletions. RAFTMQ_COMPARE_DIR says on which disk; default is the one
+// of the temporary directory.
 package compare
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -31,9 +31,9 @@ import (
 
 const (
 	// keepBytes is what a deletion leaves, and deleteAt what triggers it.
-	keepBytes = 64 << 20
-	deleteAt  = 256 << 20
-	rounds    = 7
+	keepBytes = 128 << 20
+	deleteAt  = keepBytes + 512<<20 // raftmq takes a snapshot every 512 MiB
+	turn      = 4                   // batches
 )
 
 type load struct{ entries, size int }
@@ -49,11 +49,11 @@ type contender struct {
 	close func() error
 
 	first, next uint64
-	seconds     []float64 // per batch, a median for each round
+	took        []time.Duration
+	deleting    time.Duration
 }
 
-// appendBatch stores one batch and, when it is due, deletes a prefix. Only the
-// former is timed.
+// appendBatch stores one batch and, when it is due, deletes a prefix.
 func (c *contender) appendBatch(l load, data []byte) (time.Duration, error) {
 	logs := make([]*raft.Log, l.entries)
 	now := time.Now()
@@ -69,12 +69,28 @@ func (c *contender) appendBatch(l load, data []byte) (time.Duration, error) {
 	took := time.Since(start)
 	if int(c.next-c.first)*l.size > deleteAt {
 		to := c.next - uint64(keepBytes/l.size)
+		start := time.Now()
 		if err := c.store.DeleteRange(c.first, to); err != nil {
 			return 0, err
 		}
+		c.deleting += time.Since(start)
 		c.first = to + 1
 	}
 	return took, nil
+}
+
+// part is a percentile of the times, which are sorted.
+func (c *contender) part(percent int) time.Duration {
+	return c.took[(len(c.took)-1)*percent/100].Round(time.Microsecond)
+}
+
+// throughput is in MB/s, over all batches and deletions.
+func (c *contender) throughput(l load) float64 {
+	total := c.deleting
+	for _, d := range c.took {
+		total += d
+	}
+	return float64(len(c.took)*l.bytes()) / total.Seconds() / 1e6
 }
 
 // contenders opens one store of each kind.
@@ -112,65 +128,67 @@ func contenders(b *testing.B) []*contender {
 	}
 }
 
-func median[T cmp.Ordered](v []T) T {
-	v = slices.Clone(v)
-	slices.Sort(v)
-	return v[len(v)/2]
-}
-
 func BenchmarkAppend(b *testing.B) {
 	for _, l := range []load{{64, 64 << 10}, {256, 1 << 10}} {
-		b.Run(l.String(), func(b *testing.B) {
-			data := make([]byte, l.size)
-			rand.NewChaCha8([32]byte{}).Read(data)
-			all := contenders(b)
-			for _, c := range all {
-				// Every store has gone around once: segments are recycled, the bolt
-				// file has its size.
-				for c.first == 1 {
-					if _, err := c.appendBatch(l, data); err != nil {
-						b.Fatal(c.name, err)
-					}
+		data := make([]byte, l.size)
+		rand.NewChaCha8([32]byte{}).Read(data)
+		all := contenders(b)
+		for _, c := range all {
+			// First from empty until the first deletion: files grow, segments are
+			// made. From then on they are used again.
+			for c.first == 1 {
+				d, err := c.appendBatch(l, data)
+				if err != nil {
+					b.Fatal(c.name, err)
 				}
+				c.took = append(c.took, d)
 			}
-			// One operation is one round trip of all stores.
-			took := map[string][]time.Duration{}
-			perRound := max(1, b.N/rounds)
-			b.SetBytes(int64(l.bytes() * len(all)))
+			slices.Sort(c.took)
+			c.deleting = 0
+			fmt.Printf("%v %-12s growing: batch p50 %8v, %7.1f MB/s over all\n", l, c.name, c.part(50), c.throughput(l))
+		}
+		b.Run(l.String(), func(b *testing.B) {
+			for _, c := range all {
+				c.took, c.deleting = nil, 0
+			}
+			// One operation is one batch into each store.
 			b.ResetTimer()
-			for done := 0; done < b.N; done += perRound {
-				for _, c := range all {
-					var round []time.Duration
-					for range min(perRound, b.N-done) {
+			for done := 0; done < b.N; done += turn {
+				for i := range all {
+					c := all[(i+done/turn)%len(all)]
+					for range min(turn, b.N-done) {
 						d, err := c.appendBatch(l, data)
 						if err != nil {
 							b.Fatal(c.name, err)
 						}
-						round = append(round, d)
+						c.took = append(c.took, d)
 					}
-					c.seconds = append(c.seconds, median(round).Seconds())
-					took[c.name] = append(took[c.name], round...)
 				}
 			}
 			b.StopTimer()
-			for _, c := range all {
-				if err := c.close(); err != nil {
-					b.Error(c.name, err)
-				}
+			if b.N == 1 {
+				return // a trial run
 			}
-			ours := median(all[0].seconds)
 			for _, c := range all {
-				sec := median(c.seconds)
-				b.ReportMetric(float64(l.bytes())/sec/1e6, c.name+"-MB/s")
-				b.ReportMetric(float64(l.entries)/sec, c.name+"-entries/s")
-				if c != all[0] {
-					b.ReportMetric(sec/ours, "x-"+c.name)
+				slices.Sort(c.took)
+			}
+			ours := all[0]
+			for _, c := range all {
+				p50 := c.part(50)
+				faster, more := p50.Seconds()/ours.part(50).Seconds(), ours.throughput(l)/c.throughput(l)
+				b.ReportMetric(float64(l.bytes())/p50.Seconds()/1e6, c.name+"-MB/s-p50")
+				if c != ours {
+					b.ReportMetric(faster, "p50-times-"+c.name)
+					b.ReportMetric(more, "throughput-times-"+c.name)
 				}
-				slices.Sort(took[c.name])
-				n := len(took[c.name])
-				b.Logf("%-12s p50 %8v  p99 %8v  max %8v  %8.1f MB/s", c.name, took[c.name][n/2].Round(time.Microsecond),
-					took[c.name][n*99/100].Round(time.Microsecond), took[c.name][n-1].Round(time.Microsecond), float64(l.bytes())/sec/1e6)
+				b.Logf("%-12s steady:  batch p50 %8v  p90 %8v  p99 %8v, deletions %8v, %7.1f MB/s over all | we: p50 %.1f times as fast, %.1f times the throughput",
+					c.name, p50, c.part(90), c.part(99), c.deleting.Round(time.Millisecond), c.throughput(l), faster, more)
 			}
 		})
+		for _, c := range all {
+			if err := c.close(); err != nil {
+				b.Error(c.name, err)
+			}
+		}
 	}
 }
