@@ -1,9 +1,11 @@
 # Two commands do everything on a fresh machine: make demo, make test.
-GO      ?= go
-INPUT   ?=
-LINES   ?= 600000
-FUZZTIME ?= 20s
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO          ?= go
+INPUT       ?=
+LINES       ?= 600000
+FUZZTIME    ?= 20s
+BENCHTIME   ?= 5s
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 .PHONY: all build demo test race bench fuzz lint clean
 
@@ -24,3 +26,20 @@ test:
 
 race:
 	$(GO) test -race ./...
+
+# Our raft log beside raft-boltdb and raft-wal, then a whole cluster.
+bench: build
+	cd storage/raftlog/compare && $(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME)
+	testdata/scripts/bench.sh bin/raftmq
+
+# Every fuzz target for FUZZTIME each.
+fuzz:
+	GO=$(GO) testdata/scripts/fuzz.sh $(FUZZTIME)
+
+lint:
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+clean:
+	rm -rf bin data
