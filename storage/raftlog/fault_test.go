@@ -143,7 +143,7 @@ func TestEachOperationFails(t *testing.T) {
 	for _, site := range []string{
 		"raftlog.append write", "raftlog.append sync", "raftlog.header write", "raftlog.header sync",
 		"raftlog.prepare write", "raftlog.prepare sync", "raftlog.prepare allocate", "raftlog.prepare open",
-		"raftlog.dir syncdir", "raftlog.dir rename", "raftlog.dir readdir", "raftlog.dir stat", "raftlog.dir open",
+		"raftlog.dir syncdir", "raftlog.dir rename", "raftlog.dir readdir", "raftlog.dir mkdir", "raftlog.dir open",
 		"raftlog.scan open", "raftlog.scan read", "raftlog.resync write", "raftlog.resync sync", "raftlog.resync read", "raftlog.read read",
 		"raftlog.mark write", "raftlog.mark sync", "raftlog.mark open", "raftlog.mark rename", "raftlog.mark syncdir", "raftlog.mark remove",
 	} {

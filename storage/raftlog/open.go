@@ -13,7 +13,7 @@ import (
 	"github.com/raftmq/raftmq/storage/disk"
 )
 
-// Open opens the log in dir. It reads and verifies all of it, cuts off a torn
+// Open opens the log in dir, whose parent must be there. It reads and verifies all of it, cuts off a torn
 // tail, writes again and syncs what is not known to be on the disk, and only
 // then returns. A *FileError says what is wrong with a file; nothing has been
 // changed in that case. disk.ErrLocked: the log is open elsewhere.
@@ -21,13 +21,12 @@ func Open(fs disk.FS, dir string, opts Options) (_ *Log, err error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	if _, err := fs.Stat(LabelDir, dir); errors.Is(err, os.ErrNotExist) && opts.Create {
-		if err := errors.Join(fs.MkdirAll(LabelDir, dir), fs.SyncDir(LabelDir, path.Dir(path.Clean(dir)))); err != nil {
-			return nil, err
-		}
-	} else if errors.Is(err, os.ErrNotExist) {
-		return nil, &FileError{File: dir, Offset: -1, Detail: "the directory of the raft log is not there", Err: ErrMissing}
-	} else if err != nil {
+	if opts.Create {
+		err = makeDir(fs, LabelDir, dir)
+	} else if _, err = fs.Stat(LabelDir, dir); errors.Is(err, os.ErrNotExist) {
+		err = &FileError{File: dir, Offset: -1, Detail: "the directory of the raft log is not there", Err: ErrMissing}
+	}
+	if err != nil {
 		return nil, err
 	}
 	lock, err := fs.Lock(LabelDir, path.Join(dir, lockName))
@@ -72,6 +71,15 @@ func Open(fs disk.FS, dir string, opts Options) (_ *Log, err error) {
 	return l, nil
 }
 
+// makeDir makes a directory if it is not there. Its name is synced in any case:
+// it may be in memory only, if whoever made it was killed.
+func makeDir(fs disk.FS, label disk.Label, dir string) error {
+	if err := fs.MkdirAll(label, dir); err != nil {
+		return err
+	}
+	return fs.SyncDir(label, path.Dir(path.Clean(dir)))
+}
+
 // create makes the first segment of a new log.
 func (img *image) create(fs disk.FS, dir string, opts *Options) error {
 	if !opts.Create {
@@ -98,7 +106,7 @@ func (img *image) create(fs disk.FS, dir string, opts *Options) error {
 	img.state = state{generation: 1, start: start, last: 1, synced: start}
 	h := s.head
 	h.seq, h.epoch, h.cut, h.state = 1, 1, cut{segmentHeader, 1}, img.state
-	s.seq, s.epoch = 1, 1
+	s.seq, s.epoch, s.base = 1, 1, 1
 	return s.save(h, disk.File.Datasync)
 }
 

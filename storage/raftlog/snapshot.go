@@ -71,11 +71,8 @@ func OpenSnapshots(fs disk.FS, dir string, logger hclog.Logger) (*Snapshots, err
 		logger = hclog.NewNullLogger()
 	}
 	s := &Snapshots{fs: fs, dir: dir, logger: logger}
-	if _, err := fs.Stat(LabelSnapshot, dir); errors.Is(err, os.ErrNotExist) {
-		err := errors.Join(fs.MkdirAll(LabelSnapshot, dir), fs.SyncDir(LabelSnapshot, path.Dir(path.Clean(dir))))
-		if err != nil {
-			return nil, err
-		}
+	if err := makeDir(fs, LabelSnapshot, dir); err != nil {
+		return nil, err
 	}
 	entries, err := fs.ReadDir(LabelSnapshot, dir)
 	if err != nil {
