@@ -66,6 +66,7 @@ func TestHeartbeats(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // there is nobody to tell yet
 		mustSend(t, p, &Message{Topic: "T"})
 		synctest.Wait()
 		if got := beats(); got != "[1 0 0]" {

@@ -30,14 +30,13 @@ type fakeReplica struct {
 	id int64
 
 	// Under the group's lock.
-	scripts   map[int32][]script // by request code, used up one after the other
-	always    func(req *remoting.Command) *script
-	clients   map[string]map[string]*remoting.Conn // by group and client id
-	producers map[string]bool                      // groups
-	seen      []int32                              // codes of requests
-	beats     []remoting.Heartbeat
-	forward   bool // a follower passes writes on to the leader
-	hint      bool // a follower names the leader
+	scripts map[int32][]script // by request code, used up one after the other
+	always  func(req *remoting.Command) *script
+	clients map[string]map[string]*remoting.Conn // by group and client id
+	seen    []int32                              // codes of requests
+	beats   []remoting.Heartbeat
+	forward bool // a follower passes writes on to the leader
+	hint    bool // a follower names the leader
 }
 
 // next scripts what happens to the next requests of a code.

@@ -77,6 +77,16 @@ func (c *cluster) push(cfg PushConfig, expression string, l Listener) *PushConsu
 	return p
 }
 
+// queue returns the queue of a topic that p holds, if it is one.
+func (p *PushConsumer) queue(topic string) *processQueue {
+	for _, q := range p.held() {
+		if q.mq.Topic == topic {
+			return q
+		}
+	}
+	return nil
+}
+
 // all checks that bodies "0" to n-1 came, each once.
 func (r *received) all(t testing.TB, n int) {
 	t.Helper()
@@ -165,12 +175,8 @@ func TestConsumeFrom(t *testing.T) {
 				return nil
 			})
 			pass(100 * time.Millisecond)
-			q := p.held()[0]
-			if q.mq.Topic != "T" {
-				q = p.held()[1]
-			}
 			if row.name == "last" {
-				first.Store(q.commitOffset())
+				first.Store(p.queue("T").commitOffset())
 			}
 			if first.Load() != row.want {
 				t.Errorf("%s: begins at %d, want %d", row.name, first.Load(), row.want)
@@ -269,10 +275,8 @@ func TestFlowControl(t *testing.T) {
 					return r.listen(ctx, msgs)
 				})
 				pass(time.Minute)
-				for _, q := range p.held() {
-					if q.mq.Topic == "T" && (q.next > row.most || q.next < row.most-5) {
-						t.Errorf("pulled to %d, want about %d", q.next, row.most)
-					}
+				if q := p.queue("T"); q.next > row.most || q.next < row.most-5 {
+					t.Errorf("pulled to %d, want about %d", q.next, row.most)
 				}
 				if n := c.groups[0].replicas[0].requests(remoting.PullMessage); n > 30 {
 					t.Errorf("%d pulls", n)
@@ -409,6 +413,26 @@ func TestProcessQueue(t *testing.T) {
 	}
 }
 
+// TestCommitDropped: nothing of a queue that was dropped is committed, whatever was finished meanwhile.
+func TestCommitDropped(t *testing.T) {
+	bubble(t, 1, 1, func(t *testing.T, c *cluster) {
+		c.topic("T", 1)
+		mq := MessageQueue{Topic: "T", BrokerName: "broker-a"}
+		c.groups[0].fill(mq, 3)
+		var r received
+		p := c.push(PushConfig{From: FromFirst}, "*", r.listen)
+		pass(time.Second)
+		q := p.queue("T")
+		q.drop()
+		if err := p.commitQueue(t.Context(), q); err != nil || q.commitOffset() != 3 {
+			t.Errorf("%v, offset %d", err, q.commitOffset())
+		}
+		if o, ok := c.groups[0].offset("g", mq); ok {
+			t.Errorf("committed %d", o)
+		}
+	})
+}
+
 // TestListenerFails: errors and panics send a message back; it comes again with its own topic, and becomes a dead letter in the end.
 func TestListenerFails(t *testing.T) {
 	bubble(t, 1, 1, func(t *testing.T, c *cluster) {
@@ -465,7 +489,7 @@ func TestSendBackFallback(t *testing.T) {
 		r.next(remoting.ConsumerSendMsgBack, answerWith(remoting.SystemError), answerWith(remoting.SystemError))
 		r.next(remoting.SendMessageV2, answerWith(remoting.MessageIllegal))
 		var seen journal
-		c.push(PushConfig{From: FromFirst}, "*", func(_ context.Context, msgs []*MessageExt) error {
+		c.push(PushConfig{From: FromFirst, RedoDelay: 7 * time.Second}, "*", func(_ context.Context, msgs []*MessageExt) error {
 			m := msgs[0]
 			if seen.add("%s %d %v", m.Queue.Topic, m.ReconsumeTimes, m.MsgID == id && m.Topic == "T" && m.Tags == "A" && m.Properties["p"] == "v") == 3 {
 				return nil
@@ -510,8 +534,8 @@ func TestOverdue(t *testing.T) {
 		if n := c.groups[0].replicas[0].requests(remoting.ConsumerSendMsgBack); n != 1 {
 			t.Errorf("sent back %d times", n)
 		}
-		if o := p.held()[0].commitOffset() + p.held()[1].commitOffset(); o != 4 {
-			t.Errorf("offsets add up to %d, want 4", o)
+		if o, r := p.queue("T").commitOffset(), p.queue(remoting.RetryTopic("g")).commitOffset(); o != 3 || r != 1 {
+			t.Errorf("offsets %d and %d, want 3 and 1", o, r)
 		}
 	})
 }
@@ -862,15 +886,10 @@ func TestSubscriptions(t *testing.T) {
 			c.groups[0].mu.Lock()
 			defer c.groups[0].mu.Unlock()
 			var topics []string
-			for i := len(r0.beats) - 1; i >= 0; i-- {
-				for _, d := range r0.beats[i].Consumers {
-					for _, s := range d.Subscriptions {
-						topics = append(topics, s.Topic)
-					}
-					return strings.Join(topics, " ")
-				}
+			for _, s := range r0.beats[len(r0.beats)-1].Consumers[0].Subscriptions {
+				topics = append(topics, s.Topic)
 			}
-			return ""
+			return strings.Join(topics, " ")
 		}
 		if got := last(); got != "%RETRY%g T U" {
 			t.Errorf("heartbeat tells of %s", got)

@@ -400,6 +400,24 @@ func TestLeaderMoves(t *testing.T) {
 	}
 }
 
+// TestRedirectedBack: a replica that was asked before it was elected is asked again at once when another one names it.
+func TestRedirectedBack(t *testing.T) {
+	bubble(t, 1, 3, func(t *testing.T, c *cluster) {
+		c.topic("T", 1)
+		g := c.groups[0]
+		g.replicas[2].hint = true
+		p := c.producer(ProducerConfig{})
+		mustSend(t, p, &Message{Topic: "T"})
+		g.elect(1, false)
+		g.replicas[1].next(remoting.SendMessageV2, answerWith(remoting.ServiceNotAvailable))
+		begun := time.Now()
+		res := mustSend(t, p, &Message{Topic: "T"})
+		if took := time.Since(begun); took > 0 || res.Attempts != 4 {
+			t.Errorf("%d attempts, %v", res.Attempts, took)
+		}
+	})
+}
+
 // TestContradiction: replicas that name each other as leader do not send us round for ever.
 func TestContradiction(t *testing.T) {
 	bubble(t, 1, 2, func(t *testing.T, c *cluster) {

@@ -99,6 +99,15 @@ func TestBrokerRequests(t *testing.T) {
 			t.Errorf("committed %d", o)
 		}
 
+		// What was before the reset is over: a new message comes once, and nothing of it is committed any more.
+		if _, err := c.producer(ProducerConfig{}).SendTo(t.Context(), q0, &Message{Topic: "T", Body: []byte("new")}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		if n := r.times()["new"]; n != 1 {
+			t.Errorf("a message after the reset came %d times", n)
+		}
+
 		// 307: what it is doing.
 		resp, err = r0.ask(t, "g", &remoting.Command{Code: remoting.GetConsumerRunningInfo, Header: texts{group, {"clientId", p.c.ID()}}})
 		if err != nil || resp.Code != remoting.Success {
