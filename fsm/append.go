@@ -74,7 +74,8 @@ func (s *State) appendSend(next send, host string) (Result, error) {
 	known := next.Key != Key{} && t.dedup && s.sends.max > 0
 	if known {
 		s.sends.expire(s.logTime)
-		if e, ok := s.sends.find(next.Key); ok && !next.Repeat {
+		// What a topic of that name had before it was deleted is no repeat.
+		if e, ok := s.sends.find(next.Key); ok && !next.Repeat && e.phys >= t.Birth {
 			return Result{Status: Repeated, Queue: e.queue, QueueOffset: e.queueOffset, Physical: e.phys, StoreHost: s.hosts[e.host]}, nil
 		}
 	}
@@ -112,6 +113,7 @@ func (s *State) applyDeliver(r *reader) ([]Result, error) {
 			res.Status = Stored
 		default:
 			var err error
+			next.records = s.rehome(next.records)
 			if res, err = s.appendSend(next, host); err != nil {
 				return nil, err
 			}
@@ -122,6 +124,30 @@ func (s *State) applyDeliver(r *reader) ([]Result, error) {
 		s.setDelivered(queue, from+int64(len(results)))
 	}
 	return results, wrap(r.err)
+}
+
+// rehome gives a delayed message another queue if its topic has fewer now: it was
+// acknowledged, so it must not be refused.
+func (s *State) rehome(record []byte) []byte {
+	v, err := remoting.ParseRecord(record)
+	if err != nil || v.Size() != len(record) {
+		return record // appendSend says what is wrong
+	}
+	t, ok := s.topics[string(v.TopicBytes())]
+	if !ok {
+		return record
+	}
+	n := t.Config.WriteQueueNums
+	if n <= 0 {
+		n = t.Config.ReadQueueNums
+	}
+	id := v.QueueID()
+	if n <= 0 || id >= 0 && id < max(t.Config.ReadQueueNums, t.Config.WriteQueueNums) {
+		return record
+	}
+	moved := bytes.Clone(record) // an entry is not changed
+	remoting.SetQueueID(moved, int32(uint32(id)%uint32(n)))
+	return moved
 }
 
 // Delivered is up to which offset a queue of the schedule topic was emptied.

@@ -371,3 +371,29 @@ func TestDelayedMessageIsDeliveredOnceAndNotedWithIt(t *testing.T) {
 		t.Errorf("%d messages were delivered", q.Max())
 	}
 }
+
+func TestDelayedMessageForAQueueThatIsGoneGoesToAnother(t *testing.T) {
+	r := newReplica(t)
+	r.feed(testConfigure(), PutTopic(testTopic("T", 4), false), PutTopic(testTopic(remoting.TopicSchedule, 1), false), PutTopic(testTopic("T", 2), false))
+	a := NewDeliverCommand(testHost, 0, 0)
+	a.End(append(a.Begin(SendMeta{}), message{topic: "T", queue: 3, body: "a"}.record(t)...), 1)
+	command := a.Bytes()
+	before := bytes.Clone(command)
+	if res := r.feed(command)[0][0]; res.Status != Stored || res.Queue != 1 {
+		t.Errorf("delivered to a topic that has two of its four queues left: %+v", res)
+	}
+	if !bytes.Equal(command[headerSize:], before[headerSize:]) {
+		t.Error("the entry was changed")
+	}
+}
+
+func TestSendToATopicThatWasMadeAgainIsNoRepeat(t *testing.T) {
+	r := newReplica(t)
+	m := message{topic: "T", uniq: "u"}
+	results := r.feed(testConfigure(), PutTopic(testTopic("T", 1), false), appendCommand(t, m), DeleteTopic("T"),
+		PutTopic(testTopic("T", 1), false), appendCommand(t, m), appendCommand(t, m))
+	got := []Status{results[2][0].Status, results[5][0].Status, results[6][0].Status}
+	if !slices.Equal(got, []Status{Stored, Stored, Repeated}) || results[5][0].QueueOffset != 0 {
+		t.Errorf("before the topic was deleted, after, and again: %v", got)
+	}
+}

@@ -49,6 +49,7 @@ func TestRecordRoundTrip(t *testing.T) {
 			if magic := getUint32(b[4:]); (magic == MagicV2) != (len(r.Topic) > 127) {
 				t.Errorf("magic %08X with a topic of %d bytes", magic, len(r.Topic))
 			}
+			SetQueueID(b, 55)
 			SetQueueOffset(b, 77)
 			SetPhysicalOffset(b, 88)
 			SetStoreTimestamp(b, 99)
@@ -59,7 +60,7 @@ func TestRecordRoundTrip(t *testing.T) {
 			}
 			got := v.Record()
 			want := r
-			want.QueueOffset, want.PhysicalOffset, want.StoreTimestamp, want.PreparedTransactionOffset = 77, 88, 99, 66
+			want.QueueID, want.QueueOffset, want.PhysicalOffset, want.StoreTimestamp, want.PreparedTransactionOffset = 55, 77, 88, 99, 66
 			want.BornHost = netip.AddrPortFrom(want.BornHost.Addr().Unmap(), want.BornHost.Port())
 			want.SysFlag = SysFlagCompressed
 			if want.BornHost == v6 {

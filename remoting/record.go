@@ -114,6 +114,9 @@ func AppendRecord(dst []byte, r *Record) ([]byte, error) {
 	return append(appendUint16(dst, uint16(len(r.Properties))), r.Properties...), nil
 }
 
+// SetQueueID patches an encoded record in place.
+func SetQueueID(record []byte, id int32) { putUint32(record[12:], uint32(id)) }
+
 // SetQueueOffset patches an encoded record in place.
 func SetQueueOffset(record []byte, offset int64) { putUint64(record[20:], uint64(offset)) }
 
