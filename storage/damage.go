@@ -1,15 +1,24 @@
 package storage
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"io"
+)
 
 // blocksDamaged is called by a reader that found blocks of the CommitLog
 // damaged: they are missing from now on, and fetched from a peer like any
 // others. It returns the error for the reader.
 func (s *Store) blocksDamaged(st *state, g *segment, from, to int64, cause error) error {
 	err := fmt.Errorf("%w: %w", ErrMissing, cause)
-	if isNotExist(cause) && g.sums.memory.Load() != nil {
+	switch sealed := g.sums.memory.Load() == nil; {
+	case isNotExist(cause) && !sealed:
 		// The writer has the file open that had this name.
 		return fmt.Errorf("%w: %w", ErrMissing, s.fail(fmt.Errorf("segment %d was removed while it was written: %w", g.base, cause)))
+	case isNotExist(cause):
+		from, to = g.base, g.end()
+	case errors.Is(cause, io.EOF) && sealed: // it was cut off
+		to = g.end()
 	}
 	if to%blockSize != 0 {
 		// The last block, which is not whole. What the manifest knows of it can

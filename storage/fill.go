@@ -5,128 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"sync"
-	"sync/atomic"
 
 	"github.com/raftmq/raftmq/storage/disk"
 )
-
-// gaps are the ranges of the CommitLog that are not here, or were and are not
-// any more. They begin and end where blocks do; the last may end where the log
-// ended when the store was resumed.
-//
-//	missing ──Fill, or found on the disk──▶ unsynced ──sync──▶ (syncing) ──checkpoint──▶ gone
-//
-// The checkpoint lists them all until the last step, so a crash forgets none.
-type gaps struct {
-	fill sync.Mutex // over Fill and FillSums; Resume takes it
-
-	mu       sync.RWMutex
-	epoch    uint64 // of the state it belongs to
-	missing  spans
-	unsynced spans
-	syncing  spans
-	any      atomic.Bool // that missing has some: readers pass without the lock
-}
-
-func (g *gaps) overlaps(from, to int64) bool {
-	if !g.any.Load() {
-		return false
-	}
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	return g.missing.overlaps(from, to)
-}
-
-func (g *gaps) next(from int64) (span, bool) {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	return g.missing.next(from)
-}
-
-func (g *gaps) within(from, to int64) spans {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	return g.missing.within(from, to)
-}
-
-// add makes a range missing that the state of an epoch knows. False if it is
-// already, or if the state is another.
-func (g *gaps) add(epoch uint64, from, to int64) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.epoch != epoch || from >= to || g.missing.overlaps(from, to) {
-		return false
-	}
-	g.missing = g.missing.add(from, to)
-	g.any.Store(true)
-	return true
-}
-
-// here says that a missing range was written.
-func (g *gaps) here(from, to int64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, s := range g.missing.within(from, to) {
-		g.unsynced = g.unsynced.add(s.from, s.to)
-	}
-	g.missing = g.missing.remove(from, to)
-	g.any.Store(len(g.missing) > 0)
-}
-
-// trim forgets what lies below a position.
-func (g *gaps) trim(below int64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, s := range []*spans{&g.missing, &g.unsynced, &g.syncing} {
-		*s = s.remove(0, below)
-	}
-	g.any.Store(len(g.missing) > 0)
-}
-
-func (g *gaps) set(epoch uint64, missing spans) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.epoch = epoch
-	g.missing, g.unsynced, g.syncing = missing, nil, nil
-	g.any.Store(len(missing) > 0)
-}
-
-// beginSync is called before a sync: what is unsynced now will be covered by it.
-func (g *gaps) beginSync() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, s := range g.unsynced {
-		g.syncing = g.syncing.add(s.from, s.to)
-	}
-	g.unsynced = nil
-}
-
-// listed is what a checkpoint that follows that sync has to list.
-func (g *gaps) listed() spans {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	all := g.missing
-	for _, s := range g.unsynced {
-		all = all.add(s.from, s.to)
-	}
-	return all
-}
-
-// endSync is called when that checkpoint is on the disk.
-func (g *gaps) endSync() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.syncing = nil
-}
-
-// pending is how much was written and is not synced, and whether nothing is
-// missing any more.
-func (g *gaps) pending() (unsynced int64, complete bool) {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	return g.unsynced.size() + g.syncing.size(), len(g.missing) == 0
-}
 
 // Range is a part of the CommitLog that is to be fetched from a peer: its bytes
 // [Off, End), by Read there and Fill here. Ranges lie within one segment.
@@ -166,8 +47,7 @@ func (s *Store) Missing() (ranges []Range) {
 // ReadSums returns the block sums of the first valid bytes of the segment that
 // holds off, for a peer's FillSums. Errors as Read.
 func (s *Store) ReadSums(off, valid int64) ([]byte, error) {
-	st := s.state.Load()
-	g, err := s.locate(st, off, 1)
+	st, g, err := s.locate(off, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +76,7 @@ func (s *Store) FillSums(off int64, sums []byte) error {
 	}
 	s.gaps.fill.Lock()
 	defer s.gaps.fill.Unlock()
-	g, err := s.locate(s.state.Load(), off, 1)
+	_, g, err := s.locate(off, 1)
 	if err != nil {
 		return err
 	}
@@ -254,7 +134,7 @@ func (s *Store) Fill(off int64, data []byte) error {
 	}
 	s.gaps.fill.Lock()
 	defer s.gaps.fill.Unlock()
-	g, err := s.locate(s.state.Load(), off, len(data))
+	_, g, err := s.locate(off, len(data))
 	if err != nil {
 		return err
 	}

@@ -40,11 +40,6 @@ func blockNumber(u int64) int64 {
 	return u/unitsPerFile*blocksPerFile + u%unitsPerFile/unitsPerBlock
 }
 
-// blockStart is the first unit of a block.
-func blockStart(number int64) int64 {
-	return number/blocksPerFile*unitsPerFile + number%blocksPerFile*unitsPerBlock
-}
-
 // Queue is one queue: an array of units that grows at its end. The writing side
 // has it from CreateQueue, readers from Store.Queue; its methods may be called
 // from any goroutine.

@@ -20,8 +20,7 @@ const maxRead = 64 << 20
 // ErrTrimmed, ErrBeyond (also for a range across a segment's end, or none),
 // ErrMissing; what the disk says, if that is nothing about the bytes.
 func (s *Store) Read(off int64, size int) ([]byte, error) {
-	st := s.state.Load()
-	g, err := s.locate(st, off, size)
+	st, g, err := s.locate(off, size)
 	if err != nil {
 		return nil, err
 	}
@@ -51,8 +50,7 @@ func (v View) Release() {
 // within Options.HotBytes of the end: they come from a memory mapping, unchecked.
 // All else comes from Read.
 func (s *Store) View(off int64, size int) (View, error) {
-	st := s.state.Load()
-	g, err := s.locate(st, off, size)
+	st, g, err := s.locate(off, size)
 	if err != nil {
 		return View{}, err
 	}
@@ -68,23 +66,30 @@ func (s *Store) View(off int64, size int) (View, error) {
 }
 
 // locate checks a range and takes a reference on its segment.
-func (s *Store) locate(st *state, off int64, size int) (*segment, error) {
-	switch {
-	case s.closed.Load():
-		return nil, ErrClosed
-	case off < 0 || size <= 0 || size > maxRead || off > st.end || int64(size) > st.end-off:
-		return nil, fmt.Errorf("%w: %d bytes at %d, the log ends at %d", ErrBeyond, size, off, st.end)
-	case off < max(st.min, st.floor):
-		return nil, fmt.Errorf("%w: %d, the log begins at %d", ErrTrimmed, off, max(st.min, st.floor))
+func (s *Store) locate(off int64, size int) (*state, *segment, error) {
+	for {
+		st := s.state.Load()
+		switch begin := max(st.min, st.floor); {
+		case s.closed.Load():
+			return nil, nil, ErrClosed
+		case off < 0 || size <= 0 || size > maxRead || off > st.end || int64(size) > st.end-off:
+			return nil, nil, fmt.Errorf("%w: %d bytes at %d, the log ends at %d", ErrBeyond, size, off, st.end)
+		case off < begin:
+			return nil, nil, fmt.Errorf("%w: %d, the log begins at %d", ErrTrimmed, off, begin)
+		}
+		g := st.segment(off)
+		if g == nil || int64(size) > g.end()-off {
+			return nil, nil, fmt.Errorf("%w: %d bytes at %d lie across a segment's end", ErrBeyond, size, off)
+		}
+		if g.acquire() {
+			return st, g, nil
+		}
+		// It was let go: by a Trim, a Resume or Close, each of which says so
+		// first.
+		if s.state.Load() == st && !s.closed.Load() {
+			return nil, nil, fmt.Errorf("%w: %d", ErrTrimmed, off)
+		}
 	}
-	g := st.segment(off)
-	if g == nil || int64(size) > g.end()-off {
-		return nil, fmt.Errorf("%w: %d bytes at %d lie across a segment's end", ErrBeyond, size, off)
-	}
-	if !g.acquire() { // trimmed, or resumed, meanwhile
-		return nil, fmt.Errorf("%w: %d", ErrTrimmed, off)
-	}
-	return g, nil
 }
 
 // readBlocks reads a range of a segment and checks the blocks it lies in.

@@ -120,7 +120,6 @@ type model struct {
 	queues map[QueueID][]Unit
 	now    int64
 	ops    []op
-	keyNo  int
 }
 
 func newModel(size int64) *model {
