@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"strconv"
 	"strings"
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
@@ -15,29 +14,31 @@ import (
 // letters instead.
 func (b *Broker) sendTopic(ctx context.Context, op *sendOp, clientVersion int32) (remoting.TopicConfig, error) {
 	h := &op.h
-	if err := remoting.CheckTopic(h.Topic); err != nil {
-		return remoting.TopicConfig{}, remoting.Errorf(remoting.InvalidParameter, "%v", err)
-	}
 	if group, ok := strings.CutPrefix(h.Topic, remoting.RetryPrefix); ok {
 		return b.retryTopicOfSend(ctx, op, group, clientVersion)
 	}
-	if t, ok := b.group.State().Topic(h.Topic); ok {
-		return t.Config, nil
-	}
-	template, ok := b.group.State().Topic(remoting.TopicAutoCreate)
-	if !*b.cfg.AutoCreateTopicEnable || h.DefaultTopic != remoting.TopicAutoCreate || !ok ||
-		template.Config.Perm&remoting.PermInherit == 0 || remoting.IsSystemTopic(h.Topic) {
+	template, may := b.template(h)
+	if !may {
 		return remoting.TopicConfig{}, b.noTopic(h.Topic)
 	}
-	c := remoting.NewTopicConfig(h.Topic)
-	n := min(max(h.DefaultTopicQueueNums, 1), template.Config.WriteQueueNums)
-	c.ReadQueueNums, c.WriteQueueNums = n, n
-	c.Perm = template.Config.Perm &^ remoting.PermInherit
-	c.FilterType = template.Config.FilterType
+	n := min(max(h.DefaultTopicQueueNums, 1), template.WriteQueueNums)
+	if strings.HasPrefix(h.Topic, remoting.DLQPrefix) {
+		n = 1
+	}
+	c := ownTopic(h.Topic, n)
+	c.Perm = template.Perm &^ remoting.PermInherit
+	c.FilterType = template.FilterType
 	if h.UnitMode {
 		c.SysFlag |= 1
 	}
 	return b.createTopic(ctx, c)
+}
+
+// template is the topic that the topic of a send is to be made like, if it may be
+// made at all.
+func (b *Broker) template(h *remoting.SendHeader) (remoting.TopicConfig, bool) {
+	t, ok := b.group.State().Topic(h.DefaultTopic)
+	return t.Config, ok && *b.cfg.AutoCreateTopicEnable && t.Config.Perm&remoting.PermInherit != 0 && !b.isSystemTopic(h.Topic)
 }
 
 func (b *Broker) noTopic(name string) error {
@@ -66,8 +67,7 @@ func ownTopic(name string, queues int32) remoting.TopicConfig {
 	return c
 }
 
-// subscriptionGroup finds a consumer group, and makes it, with its retry topic,
-// if that is allowed.
+// subscriptionGroup finds a consumer group, and makes it if that is allowed.
 func (b *Broker) subscriptionGroup(ctx context.Context, name string) (remoting.GroupConfig, error) {
 	g, ok := b.group.State().Group(name)
 	if !ok {
@@ -80,7 +80,9 @@ func (b *Broker) subscriptionGroup(ctx context.Context, name string) (remoting.G
 		if _, err := b.group.Propose(ctx, fsm.PutGroup(remoting.NewGroupConfig(name), true)); err != nil {
 			return g, err
 		}
-		g, _ = b.group.State().Group(name)
+		if g, ok = b.group.State().Group(name); !ok { // deleted at once
+			return g, remoting.Errorf(remoting.SubscriptionGroupNotExist, "consumer group %s does not exist on %s any more", name, b.name)
+		}
 	}
 	return g, nil
 }
@@ -101,19 +103,12 @@ func (b *Broker) retryTopicOfSend(ctx context.Context, op *sendOp, group string,
 	if err != nil {
 		return remoting.TopicConfig{}, err
 	}
-	limit := g.RetryMaxTimes
-	if op.h.MaxReconsumeTimes >= 0 && clientVersion >= versionOwnRetryLimit {
-		limit = op.h.MaxReconsumeTimes
+	h := &op.h
+	if h.ReconsumeTimes <= retryLimit(g, h.MaxReconsumeTimes, clientVersion) {
+		return b.retryTopic(ctx, g)
 	}
-	if op.h.ReconsumeTimes > limit {
-		op.h.Topic, op.h.QueueID = remoting.DLQTopic(group), 0
-		op.h.Properties = string(remoting.AppendProperty(
-			remoting.Properties(op.h.Properties).AppendExcept(nil, remoting.PropDelay), remoting.PropDelay, strconv.Itoa(-1)))
-		return b.createTopic(ctx, ownTopic(op.h.Topic, 1))
-	}
-	return b.retryTopic(ctx, g)
+	h.Topic, h.QueueID = remoting.DLQTopic(group), 0
+	h.Properties = string(remoting.AppendProperty(
+		remoting.Properties(h.Properties).AppendExcept(nil, remoting.PropDelay), remoting.PropDelay, "-1"))
+	return b.createTopic(ctx, ownTopic(h.Topic, 1))
 }
-
-// versionOwnRetryLimit is the first client release (3.4.9) whose own limit of
-// retries counts.
-const versionOwnRetryLimit = 121

@@ -25,20 +25,24 @@ import (
 // Broker is this node's replica of one broker group, as clients see it. While
 // the replica leads the group it is the master, else a slave that can be read.
 type Broker struct {
-	node    *Node
-	cfg     *Config
-	name    string         // of the group
-	addr    netip.AddrPort // of this replica, for clients
-	slaveID int64          // its broker id while it does not lead
-	alone   bool           // the group has no other replica
-	logger  hclog.Logger
-	started time.Time
+	node      *Node
+	cfg       *Config
+	name      string         // of the group
+	addr      netip.AddrPort // of this replica, for clients
+	slaveID   int64          // its broker id while it does not lead
+	storeHost string         // addr as the state machine has it
+	replicas  int            // of the group
+	logger    hclog.Logger
+	started   time.Time
 
 	group    *raftgroup.Group
 	server   *remoting.Server
 	sessions sessions
-	workers  *workers
+	repeats  repeats
+	workers  *workers // for what waits for raft
+	readers  *workers // for what reads the disk
 	holds    *holds
+	pulling  pulling
 	clients  *registry
 	offsets  *offsetWriter
 	leading  *leading
@@ -60,17 +64,25 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 	}
 	nodes := slices.Sorted(maps.Keys(g.Replicas))
 	b := &Broker{
-		node: n, cfg: cfg, name: g.BrokerName, addr: addr, alone: len(nodes) == 1,
+		node: n, cfg: cfg, name: g.BrokerName, addr: addr, replicas: len(nodes),
 		slaveID: int64(slices.Index(nodes, cfg.NodeID)) + 1,
 		logger:  n.logger.With("group", g.BrokerName), started: time.Now(),
-		workers: newWorkers(cfg.MaxBlockingRequests),
+		workers: newWorkers(cfg.MaxBlockingRequests), readers: newWorkers(cfg.MaxBlockingRequests),
+		pulling: pulling{limit: int64(cfg.ServerMaxPendingBytes)},
 	}
+	host, err := addr.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	b.storeHost = string(host)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.holds = newHolds(b)
 	b.clients = newRegistry(b)
 	b.offsets = newOffsetWriter(b)
 	b.leading = newLeading(b)
-	b.names = newRegistration(b)
+	if b.names, err = newRegistration(b); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close(context.Background()))
@@ -118,7 +130,7 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 		Events: raftgroup.Events{
 			Leadership: func(raftgroup.Leadership) { b.leading.wake(); b.names.wake() },
 			Appended:   b.appended,
-			Changed:    func() { b.names.wake(); b.holds.wakeAll() },
+			Changed:    func() { b.names.wake(); b.holds.changed() },
 			Failed:     func(error) { b.names.wake() },
 		},
 	}
@@ -199,7 +211,7 @@ func (b *Broker) brokerID() int64 {
 func (b *Broker) close(ctx context.Context) error {
 	b.once.Do(func() {
 		var err error
-		if b.group != nil && b.leads() && !b.alone {
+		if b.group != nil && b.leads() && b.replicas > 1 {
 			if e := b.group.TransferLeadership(ctx, ""); e != nil {
 				b.logger.Warn("leadership was not handed over", "error", e)
 			}
@@ -212,6 +224,7 @@ func (b *Broker) close(ctx context.Context) error {
 		b.names.leave(ctx)
 		b.cancel()
 		b.workers.close()
+		b.readers.close()
 		b.running.Wait()
 		if b.group != nil {
 			err = b.group.Close()

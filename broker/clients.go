@@ -3,7 +3,6 @@ package broker
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +12,11 @@ import (
 const (
 	clientExpiry = 120 * time.Second // without a heartbeat
 	clientScan   = 10 * time.Second
+
+	// maxMemberships and maxJoined bound what the clients of one connection may
+	// register: group memberships, and the bytes they keep in memory.
+	maxMemberships = 4096
+	maxJoined      = 4 << 20
 )
 
 // member is a client as a member of a producer or consumer group. A client that
@@ -23,6 +27,12 @@ type member struct {
 	language remoting.Language
 	version  int32
 	seen     time.Time
+}
+
+// membership names a member.
+type membership struct {
+	client, group string
+	consumer      bool
 }
 
 func (m *member) connection() remoting.ClientConnection {
@@ -40,6 +50,10 @@ type consumerGroup struct {
 
 // registry is who is connected. It is each replica's own: consumers send
 // heartbeats to all replicas, producers to the leader.
+//
+//	R1  A client is in a group once, over the connection it was heard on last.
+//	R2  What a session has joined names every member that is there over it, and
+//	    perhaps some that have moved on to another session.
 type registry struct {
 	b         *Broker
 	mu        sync.Mutex
@@ -51,10 +65,39 @@ func newRegistry(b *Broker) *registry {
 	return &registry{b: b, consumers: map[string]*consumerGroup{}, producers: map[string]map[string]*member{}}
 }
 
-// beat registers what a heartbeat says.
-func (r *registry) beat(m member, h *remoting.Heartbeat) {
+// beat registers what a heartbeat says, or nothing if it says too much.
+func (r *registry) beat(m member, h *remoting.Heartbeat) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	join := map[membership]int{}
+	for _, name := range h.Producers {
+		join[membership{m.id, name, false}] = len(m.id) + len(name)
+	}
+	for i := range h.Consumers {
+		d := &h.Consumers[i]
+		size := len(m.id) + len(d.Group)
+		for _, sub := range d.Subscriptions {
+			size += subscriptionSize(&sub)
+		}
+		join[membership{m.id, d.Group, true}] = size
+	}
+	count, bytes := len(m.s.joined), m.s.joinedSize
+	for k, size := range join {
+		old, ok := m.s.joined[k]
+		if !ok {
+			count++
+		}
+		bytes += size - old
+	}
+	if count > maxMemberships || bytes > maxJoined {
+		return remoting.Errorf(remoting.InvalidParameter, "the clients of one connection may be in %d groups, with subscriptions of %d bytes; this would be %d, with %d",
+			maxMemberships, maxJoined, count, bytes)
+	}
+	if m.s.joined == nil {
+		m.s.joined = map[membership]int{}
+	}
+	maps.Copy(m.s.joined, join)
+	m.s.joinedSize = bytes
 	for _, name := range h.Producers {
 		if r.producers[name] == nil {
 			r.producers[name] = map[string]*member{}
@@ -62,10 +105,17 @@ func (r *registry) beat(m member, h *remoting.Heartbeat) {
 		r.producers[name][m.id] = &m
 	}
 	for i := range h.Consumers {
-		if d := &h.Consumers[i]; d.Known() {
-			r.consumer(&m, d)
-		}
+		r.consumer(&m, &h.Consumers[i])
 	}
+	return nil
+}
+
+func subscriptionSize(sub *remoting.Subscription) int {
+	size := 64 + len(sub.Topic) + len(sub.Expression) + len(sub.ExpressionType)
+	for _, tag := range sub.Tags {
+		size += 16 + len(tag)
+	}
+	return size
 }
 
 func (r *registry) consumer(m *member, d *remoting.ConsumerData) {
@@ -120,60 +170,86 @@ func (r *registry) notify(name string, g *consumerGroup) {
 }
 
 // leave removes a client from a group of each kind, if it is there over this
-// connection (or any, if s is nil).
+// session.
 func (r *registry) leave(id, producerGroup, consumerGroup string, s *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.leaveProducers(producerGroup, func(m *member) bool { return m.id == id && (s == nil || m.s == s) })
-	r.leaveConsumers(consumerGroup, func(m *member) bool { return m.id == id && (s == nil || m.s == s) }, true)
-}
-
-func (r *registry) leaveProducers(name string, gone func(*member) bool) {
-	maps.DeleteFunc(r.producers[name], func(_ string, m *member) bool { return gone(m) })
-	if len(r.producers[name]) == 0 {
-		delete(r.producers, name)
-	}
-}
-
-func (r *registry) leaveConsumers(name string, gone func(*member) bool, tell bool) {
-	g := r.consumers[name]
-	if g == nil {
-		return
-	}
-	before := len(g.members)
-	maps.DeleteFunc(g.members, func(_ string, m *member) bool { return gone(m) })
-	switch {
-	case len(g.members) == 0:
-		delete(r.consumers, name)
-	case len(g.members) < before && tell:
-		r.notify(name, g)
-	}
+	r.remove(s, membership{id, producerGroup, false})
+	r.remove(s, membership{id, consumerGroup, true})
 }
 
 // disconnected removes every client of a connection.
-func (r *registry) disconnected(s *session) { r.sweep(func(m *member) bool { return m.s == s }, true) }
-
-func (r *registry) sweep(gone func(*member) bool, tell bool) {
+func (r *registry) disconnected(s *session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, name := range slices.Collect(maps.Keys(r.producers)) {
-		r.leaveProducers(name, gone)
-	}
-	for _, name := range slices.Collect(maps.Keys(r.consumers)) {
-		r.leaveConsumers(name, gone, tell)
+	for k := range s.joined {
+		r.remove(s, k)
 	}
 }
 
-// run removes clients that do not send heartbeats any more. Their groups are
-// told, as when a connection breaks.
+// remove removes a member, if it is there over this session, and tells the group
+// of a consumer. The lock is held.
+func (r *registry) remove(s *session, k membership) {
+	size, ok := s.joined[k]
+	if !ok {
+		return
+	}
+	delete(s.joined, k)
+	s.joinedSize -= size
+	if !k.consumer {
+		if m := r.producers[k.group][k.client]; m != nil && m.s == s {
+			if delete(r.producers[k.group], k.client); len(r.producers[k.group]) == 0 {
+				delete(r.producers, k.group)
+			}
+		}
+		return
+	}
+	g := r.consumers[k.group]
+	if g == nil || g.members[k.client] == nil || g.members[k.client].s != s {
+		return
+	}
+	if delete(g.members, k.client); len(g.members) == 0 {
+		delete(r.consumers, k.group)
+		return
+	}
+	r.notify(k.group, g)
+}
+
+// expire removes the clients that were not heard of for too long. Their groups
+// are told, as when a connection breaks.
+func (r *registry) expire(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var gone []membership
+	var of []*session
+	note := func(m *member, k membership) {
+		if now.Sub(m.seen) > clientExpiry {
+			gone, of = append(gone, k), append(of, m.s)
+		}
+	}
+	for name, members := range r.producers {
+		for _, m := range members {
+			note(m, membership{m.id, name, false})
+		}
+	}
+	for name, g := range r.consumers {
+		for _, m := range g.members {
+			note(m, membership{m.id, name, true})
+		}
+	}
+	for i, k := range gone {
+		r.remove(of[i], k)
+	}
+}
+
+// run expires clients, until the broker is closed.
 func (r *registry) run() {
 	tick := time.NewTicker(clientScan)
 	defer tick.Stop()
 	for {
 		select {
-		case <-tick.C:
-			now := time.Now()
-			r.sweep(func(m *member) bool { return now.Sub(m.seen) > clientExpiry }, true)
+		case now := <-tick.C:
+			r.expire(now)
 		case <-r.b.ctx.Done():
 			return
 		}
@@ -242,13 +318,4 @@ func (r *registry) producerConnections(group string) (list remoting.ProducerConn
 		list = append(list, r.producers[group][id].connection())
 	}
 	return list
-}
-
-// retryGroup is the group whose retry topic this is, "" for other topics.
-func retryGroup(topic string) string {
-	g, _ := strings.CutPrefix(topic, remoting.RetryPrefix)
-	if g == topic {
-		return ""
-	}
-	return g
 }

@@ -12,7 +12,6 @@ type counters struct {
 	putFailed  atomic.Int64
 	putUnknown atomic.Int64
 	get        rate // messages pulled
-	getBytes   atomic.Int64
 	getMiss    rate // pulls that found nothing
 }
 

@@ -2,36 +2,39 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
 )
 
+// maxHeartbeat bounds the body of a heartbeat: a client that subscribes to a
+// thousand topics needs about 200 KiB.
+const maxHeartbeat = 1 << 20
+
 // heartbeat answers HEART_BEAT (34): the client's groups are registered, and
 // what a consumer group needs (its configuration, its retry topic) is made. The
 // answer does not say that version 2 heartbeats are understood, so clients go on
-// sending whole ones.
+// sending whole ones. Deviations: a client that connects again replaces its old
+// self; what one connection may register is bounded.
 func (b *Broker) heartbeat(s *session, req *remoting.Command) {
 	var h remoting.Heartbeat
-	if err := h.DecodeBody(req.Body); err != nil {
-		b.refuse(req.Responder(), err)
+	responder := req.Responder()
+	if err := b.register(s, req, &h); err != nil {
+		b.refuse(responder, err)
 		return
 	}
-	b.clients.beat(member{id: h.ClientID, s: s, language: req.Language, version: req.Version, seen: time.Now()}, b.welcome(&h))
 	var missing []string
 	for _, d := range h.Consumers {
 		if b.leads() && b.lacks(d.Group) {
 			missing = append(missing, d.Group)
 		}
 	}
-	responder := req.Responder()
 	if len(missing) == 0 {
 		responder.Respond(&remoting.Command{Code: remoting.Success})
 		return
 	}
-	if !b.workers.try(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
+	b.run(b.workers, len(req.Body), func(err error) { b.refuse(responder, err) }, func(ctx context.Context) {
 		for _, name := range missing {
 			if err := b.makeGroup(ctx, name); err != nil {
 				// The next heartbeat tries again, and so does the first pull.
@@ -39,22 +42,28 @@ func (b *Broker) heartbeat(s *session, req *remoting.Command) {
 			}
 		}
 		responder.Respond(&remoting.Command{Code: remoting.Success})
-	}) {
-		b.refuse(responder, errBusy)
-	}
+	})
 }
 
-// welcome leaves out the consumer groups that do not exist and may not be made.
-func (b *Broker) welcome(h *remoting.Heartbeat) *remoting.Heartbeat {
-	out := *h
-	out.Consumers = nil
-	for _, d := range h.Consumers {
-		_, exists := b.group.State().Group(d.Group)
-		if exists || remoting.CheckGroup(d.Group) == nil && b.mayCreateGroup(d.Group) {
-			out.Consumers = append(out.Consumers, d)
-		}
+// register notes who is there.
+func (b *Broker) register(s *session, req *remoting.Command, h *remoting.Heartbeat) error {
+	if len(req.Body) > maxHeartbeat {
+		return remoting.Errorf(remoting.InvalidParameter, "a heartbeat of %d bytes, the limit is %d", len(req.Body), maxHeartbeat)
 	}
-	return &out
+	if err := h.DecodeBody(req.Body); err != nil {
+		return err
+	}
+	b.welcome(h)
+	return b.clients.beat(member{id: h.ClientID, s: s, language: req.Language, version: req.Version, seen: time.Now()}, h)
+}
+
+// welcome leaves out the consumer groups that do not exist and may not be made,
+// and those of clients that spell the protocol's words in their own way.
+func (b *Broker) welcome(h *remoting.Heartbeat) {
+	h.Consumers = slices.DeleteFunc(h.Consumers, func(d remoting.ConsumerData) bool {
+		_, exists := b.group.State().Group(d.Group)
+		return !d.Known() || !exists && (remoting.CheckGroup(d.Group) != nil || !b.mayCreateGroup(d.Group))
+	})
 }
 
 // lacks says whether something is to be made for a consumer group.

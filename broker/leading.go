@@ -4,10 +4,14 @@ import (
 	"context"
 	"time"
 
+	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 )
 
-const leadingTick = time.Second
+const (
+	leadingTick         = time.Second
+	systemTopicsTimeout = 10 * time.Second
+)
 
 // leading is what a master does beside answering requests: it makes the topics
 // every broker has, delivers delayed messages and trims the CommitLog. All of it
@@ -55,13 +59,28 @@ func (l *leading) run() {
 	}
 }
 
-// systemTopics makes the topics that every RocketMQ broker has. It says whether
-// all are there.
+// systemTopics makes the topics that every RocketMQ broker has, as this node's
+// configuration wants them. It says whether all are there.
 func (l *leading) systemTopics(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, systemTopicsTimeout)
+	defer cancel()
 	b := l.b
 	for _, t := range b.systemTopicConfigs() {
-		if _, err := b.createTopic(ctx, t); err != nil {
+		_, err := b.createTopic(ctx, t)
+		if have, ok := b.group.State().Topic(t.Name); ok && t.Name == remoting.TopicSchedule && have.Config.WriteQueueNums < t.WriteQueueNums {
+			// There are more delay levels now. That there are fewer changes nothing:
+			// what waits in the others is delivered.
+			_, err = b.group.Propose(ctx, fsm.PutTopic(t, false))
+		}
+		if err != nil {
 			b.logger.Warn("a system topic can't be created now", "topic", t.Name, "error", err)
+			return false
+		}
+	}
+	if _, ok := b.group.State().Topic(remoting.TopicAutoCreate); ok && !*b.cfg.AutoCreateTopicEnable {
+		// Clients take it for leave to send to any topic.
+		if _, err := b.group.Propose(ctx, fsm.DeleteTopic(remoting.TopicAutoCreate)); err != nil {
+			b.logger.Warn("the template of topics can't be deleted now", "error", err)
 			return false
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +18,10 @@ import (
 	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/remoting"
 )
+
+// namesrvDir is what of StorePathRootDir is the name service's. Beside it each
+// group has a directory.
+const namesrvDir = "namesrv"
 
 // Node is one raftmq process.
 type Node struct {
@@ -44,7 +47,7 @@ func Open(cfg Config, logger hclog.Logger) (_ *Node, err error) {
 	}
 	n := &Node{cfg: cfg, logger: logger.With("node", cfg.NodeID)}
 	if n.delays, err = parseDelayLevels(cfg.MessageDelayLevel); err != nil {
-		return nil, fmt.Errorf("%w: messageDelayLevel: %w", ErrConfig, err)
+		return nil, badKey("messageDelayLevel", "%v", err)
 	}
 	defer func() {
 		if err != nil {
@@ -52,7 +55,7 @@ func Open(cfg Config, logger hclog.Logger) (_ *Node, err error) {
 		}
 	}()
 	if err := os.MkdirAll(cfg.StorePathRootDir, 0o750); err != nil {
-		return nil, fmt.Errorf("%w: storePathRootDir: %w", ErrConfig, err)
+		return nil, badKey("storePathRootDir", "%v", err)
 	}
 	if err := n.listen(); err != nil {
 		return nil, err
@@ -92,7 +95,7 @@ func (n *Node) listen() error {
 	}
 	n.names, err = serveNames(l, namesrv.Config{
 		Expect: n.expected(), Logger: n.logger.Named("namesrv"),
-		KVPath: filepath.Join(n.cfg.StorePathRootDir, "namesrv", "kvConfig.json"),
+		KVPath: filepath.Join(n.cfg.StorePathRootDir, namesrvDir, "kvConfig.json"),
 	})
 	return err
 }
@@ -119,17 +122,6 @@ func (n *Node) listener(addr string) (net.Listener, error) {
 		host = n.cfg.BindAddress
 	}
 	return net.Listen("tcp", net.JoinHostPort(host, port))
-}
-
-// nameServers are the addresses of all name servers.
-func (n *Node) nameServers() []string {
-	var all []string
-	for a := range strings.SplitSeq(n.cfg.NamesrvAddr, ";") {
-		if a = strings.TrimSpace(a); a != "" {
-			all = append(all, a)
-		}
-	}
-	return all
 }
 
 // Brokers are the groups this node has replicas of.

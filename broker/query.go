@@ -20,11 +20,11 @@ func (b *Broker) viewMessage(_ context.Context, _ *session, req *remoting.Comman
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
-	rec, err := b.group.Store().Record(h.Offset)
+	v, err := b.record(h.Offset)
 	if err != nil {
 		return answer{}, remoting.Errorf(remoting.SystemError, "no message at physical offset %d of %s: %v", h.Offset, b.name, err)
 	}
-	return answer{body: rec}, nil
+	return answer{body: v.Bytes()}, nil
 }
 
 // queryMessage answers QUERY_MESSAGE (12): the newest messages of a topic that
@@ -42,30 +42,28 @@ func (b *Broker) queryMessage(ctx context.Context, _ *session, req *remoting.Com
 	if h.UniqKey {
 		limit = defaultQueryNum
 	}
-	store := b.group.Store()
-	offsets, err := store.Search(ctx, h.Topic, h.Key, h.BeginTimestamp, h.EndTimestamp, limit)
+	offsets, err := b.group.Store().Search(ctx, h.Topic, h.Key, h.BeginTimestamp, h.EndTimestamp, limit)
 	if err != nil && !errors.Is(err, storage.ErrIndexBehind) {
 		return answer{}, err
 	}
 	var body []byte
-	var last int64
+	var last remoting.RecordView
 	for _, phys := range offsets {
-		rec, err := store.Record(phys)
+		v, err := b.record(phys)
 		if err != nil {
 			continue // trimmed since, or not here at present
 		}
-		if len(body)+len(rec) > int(b.cfg.FrameMaxLength)/2 {
+		if len(body)+v.Size() > int(b.cfg.FrameMaxLength)/2 {
 			break
 		}
-		body = append(body, rec...)
-		last = phys
+		body = append(body, v.Bytes()...)
+		last = v
 	}
 	if len(body) == 0 {
 		return answer{}, remoting.Errorf(remoting.QueryNotFound, "no message of %s with key %.100q in that span of time", h.Topic, h.Key)
 	}
-	at, err := storeTime(store, last)
-	if err != nil {
-		return answer{}, err
-	}
-	return answer{header: &remoting.QueryMessageResponse{IndexLastUpdateTimestamp: at, IndexLastUpdatePhyOffset: last}, body: body}, nil
+	return answer{
+		header: &remoting.QueryMessageResponse{IndexLastUpdateTimestamp: last.StoreTimestamp(), IndexLastUpdatePhyOffset: last.PhysicalOffset()},
+		body:   body,
+	}, nil
 }

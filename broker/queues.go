@@ -129,5 +129,5 @@ func (b *Broker) storeTimeAt(q *storage.Queue, offset int64) (int64, error) {
 	if len(units) == 0 {
 		return 0, errors.New("no message at that offset")
 	}
-	return storeTime(b.group.Store(), units[0].Phys)
+	return b.storeTime(units[0].Phys)
 }

@@ -11,38 +11,32 @@ import (
 // registration keeps the name servers told of this replica: its role, its term
 // and the group's topics, at once on every change.
 type registration struct {
-	b         *Broker
-	poke      chan struct{}
+	b    *Broker
+	poke chan struct{}
+
 	mu        sync.Mutex
-	registrar *namesrv.Registrar // nil before run, and after leave
-	left      bool
+	registrar *namesrv.Registrar // nil after leave
 }
 
-func newRegistration(b *Broker) *registration {
-	return &registration{b: b, poke: make(chan struct{}, 1)}
+func newRegistration(b *Broker) (*registration, error) {
+	registrar, err := namesrv.NewRegistrar(namesrv.RegistrarConfig{
+		NameServers: splitAddresses(b.cfg.NamesrvAddr), Heartbeat: time.Duration(b.cfg.NamesrvHeartbeat), Logger: b.logger.Named("registrar"),
+	})
+	if err != nil {
+		return nil, badKey("namesrvAddr", "%v", err)
+	}
+	return &registration{b: b, poke: make(chan struct{}, 1), registrar: registrar}, nil
 }
 
 // wake tells what has changed.
 func (r *registration) wake() { poke(r.poke) }
 
 func (r *registration) run() {
-	b := r.b
-	registrar, err := namesrv.NewRegistrar(namesrv.RegistrarConfig{
-		NameServers: b.node.nameServers(), Heartbeat: time.Duration(b.cfg.NamesrvHeartbeat), Logger: b.logger.Named("registrar"),
-	})
-	if err != nil {
-		b.logger.Error("this replica can't register with the name servers", "error", err)
-		return
-	}
-	r.mu.Lock()
-	r.registrar = registrar
-	r.mu.Unlock()
 	for {
 		r.update()
 		select {
 		case <-r.poke:
-		case <-b.ctx.Done():
-			r.leave(b.ctx)
+		case <-r.b.ctx.Done():
 			return
 		}
 	}
@@ -53,7 +47,7 @@ func (r *registration) update() {
 	defer r.mu.Unlock()
 	b := r.b
 	lead := b.group.Leadership()
-	if r.left || r.registrar == nil || b.group.State().Configuration().GroupID == "" {
+	if r.registrar == nil || b.group.State().Configuration().GroupID == "" {
 		return // nobody knows yet what this is a replica of
 	}
 	id := b.slaveID
@@ -66,11 +60,11 @@ func (r *registration) update() {
 	})
 }
 
-// leave unregisters, as far as ctx gives it time.
+// leave unregisters, as far as ctx gives it time. Nothing is told any more.
 func (r *registration) leave(ctx context.Context) {
 	r.mu.Lock()
 	registrar := r.registrar
-	r.registrar, r.left = nil, true
+	r.registrar = nil
 	r.mu.Unlock()
 	if registrar != nil {
 		registrar.Close(ctx)

@@ -9,8 +9,8 @@ import (
 	"github.com/raftmq/raftmq/remoting"
 )
 
-// requestTimeout bounds what a request may wait for raft: less than clients
-// wait for an answer (3 s).
+// requestTimeout bounds what a request may wait for its turn and for raft: less
+// than clients wait for an answer (3 s).
 const requestTimeout = 2500 * time.Millisecond
 
 // handler answers one request. It runs on the connection's reading goroutine and
@@ -22,43 +22,50 @@ var handlers map[int32]handler
 
 func init() {
 	handlers = map[int32]handler{
-		remoting.SendMessage:                      (*Broker).send,
-		remoting.SendMessageV2:                    (*Broker).send,
-		remoting.SendBatchMessage:                 (*Broker).send,
-		remoting.ConsumerSendMsgBack:              blocking((*Broker).sendBack),
-		remoting.PullMessage:                      (*Broker).pull,
-		remoting.LitePullMessage:                  (*Broker).pull,
-		remoting.HeartBeat:                        (*Broker).heartbeat,
-		remoting.UnregisterClient:                 (*Broker).unregisterClient,
-		remoting.CheckClientConfig:                (*Broker).checkClientConfig,
-		remoting.GetConsumerListByGroup:           (*Broker).consumerList,
-		remoting.QueryConsumerOffset:              blocking((*Broker).queryConsumerOffset),
-		remoting.UpdateConsumerOffset:             (*Broker).updateConsumerOffset,
-		remoting.GetMaxOffset:                     blocking((*Broker).maxOffset),
-		remoting.GetMinOffset:                     blocking((*Broker).minOffset),
-		remoting.SearchOffsetByTimestamp:          blocking((*Broker).searchOffset),
-		remoting.GetEarliestMsgStoreTime:          blocking((*Broker).earliestStoreTime),
-		remoting.ViewMessageByID:                  blocking((*Broker).viewMessage),
-		remoting.QueryMessage:                     blocking((*Broker).queryMessage),
-		remoting.UpdateAndCreateTopic:             blocking((*Broker).putTopic),
-		remoting.DeleteTopicInBroker:              blocking((*Broker).deleteTopic),
-		remoting.GetAllTopicConfig:                blocking((*Broker).allTopics),
-		remoting.GetTopicConfig:                   blocking((*Broker).topicConfig),
-		remoting.GetTopicStatsInfo:                blocking((*Broker).topicStats),
-		remoting.GetSystemTopicListFromBroker:     blocking((*Broker).systemTopics),
-		remoting.UpdateAndCreateSubscriptionGroup: blocking((*Broker).putGroup),
-		remoting.DeleteSubscriptionGroup:          blocking((*Broker).deleteGroup),
-		remoting.GetAllSubscriptionGroupConfig:    blocking((*Broker).allGroups),
-		remoting.GetSubscriptionGroupConfig:       blocking((*Broker).subscriptionGroupConfig),
-		remoting.GetConsumeStats:                  blocking((*Broker).consumeStats),
-		remoting.QueryTopicConsumeByWho:           blocking((*Broker).topicConsumers),
-		remoting.GetConsumerConnectionList:        (*Broker).consumerConnections,
-		remoting.GetProducerConnectionList:        (*Broker).producerConnections,
-		remoting.GetBrokerRuntimeInfo:             blocking((*Broker).runtimeInfo),
-		remoting.RaftStatusRequest:                blocking((*Broker).raftStatus),
-		remoting.RaftTransferRequest:              blocking((*Broker).raftTransfer),
-		remoting.RaftSnapshotRequest:              blocking((*Broker).raftSnapshot),
-		remoting.GetBrokerConfig:                  (*Broker).brokerConfig,
+		remoting.SendMessage:      (*Broker).send,
+		remoting.SendMessageV2:    (*Broker).send,
+		remoting.SendBatchMessage: (*Broker).send,
+
+		remoting.PullMessage:     (*Broker).pull,
+		remoting.LitePullMessage: (*Broker).pull,
+
+		remoting.HeartBeat:                 (*Broker).heartbeat,
+		remoting.UnregisterClient:          (*Broker).unregisterClient,
+		remoting.CheckClientConfig:         (*Broker).checkClientConfig,
+		remoting.GetConsumerListByGroup:    (*Broker).consumerList,
+		remoting.GetConsumerConnectionList: (*Broker).consumerConnections,
+		remoting.GetProducerConnectionList: (*Broker).producerConnections,
+
+		remoting.UpdateConsumerOffset:    (*Broker).updateConsumerOffset,
+		remoting.QueryConsumerOffset:     waiting((*Broker).queryConsumerOffset),
+		remoting.GetMaxOffset:            waiting((*Broker).maxOffset),
+		remoting.GetMinOffset:            waiting((*Broker).minOffset),
+		remoting.SearchOffsetByTimestamp: reading((*Broker).searchOffset),
+		remoting.GetEarliestMsgStoreTime: reading((*Broker).earliestStoreTime),
+
+		remoting.ConsumerSendMsgBack: waiting((*Broker).sendBack),
+		remoting.ViewMessageByID:     reading((*Broker).viewMessage),
+		remoting.QueryMessage:        reading((*Broker).queryMessage),
+
+		remoting.UpdateAndCreateTopic:         waiting((*Broker).putTopic),
+		remoting.DeleteTopicInBroker:          waiting((*Broker).deleteTopic),
+		remoting.GetAllTopicConfig:            reading((*Broker).allTopics),
+		remoting.GetTopicConfig:               reading((*Broker).topicConfig),
+		remoting.GetTopicStatsInfo:            reading((*Broker).topicStats),
+		remoting.GetSystemTopicListFromBroker: reading((*Broker).systemTopics),
+		remoting.QueryTopicConsumeByWho:       reading((*Broker).topicConsumers),
+
+		remoting.UpdateAndCreateSubscriptionGroup: waiting((*Broker).putGroup),
+		remoting.DeleteSubscriptionGroup:          waiting((*Broker).deleteGroup),
+		remoting.GetAllSubscriptionGroupConfig:    reading((*Broker).allGroups),
+		remoting.GetSubscriptionGroupConfig:       reading((*Broker).subscriptionGroupConfig),
+		remoting.GetConsumeStats:                  reading((*Broker).consumeStats),
+
+		remoting.GetBrokerRuntimeInfo: reading((*Broker).runtimeInfo),
+		remoting.GetBrokerConfig:      (*Broker).brokerConfig,
+		remoting.RaftStatusRequest:    reading((*Broker).raftStatus),
+		remoting.RaftTransferRequest:  waiting((*Broker).raftTransfer),
+		remoting.RaftSnapshotRequest:  reading((*Broker).raftSnapshot),
 	}
 }
 
@@ -72,32 +79,61 @@ func (b *Broker) ServeRemoting(c *remoting.Conn, req *remoting.Command) {
 	h(b, b.sessions.of(c), req)
 }
 
-// answer is what a blocking handler returns: a header and a body, either or both
-// nil.
+// answer is what a handler that may block returns: a header and a body, either or
+// both nil.
 type answer struct {
 	header remoting.Header
 	body   []byte
 }
 
-// blocking makes a handler of a function that may block. It gets a copy of the
-// request, and time until clients stop waiting.
-func blocking(f func(b *Broker, ctx context.Context, s *session, req *remoting.Command) (answer, error)) handler {
+// blockingHandler answers one request on a goroutine that may block. ctx ends when
+// clients stop waiting.
+type blockingHandler func(b *Broker, ctx context.Context, s *session, req *remoting.Command) (answer, error)
+
+// waiting is for requests that wait for raft, reading for those that read the
+// disk: so that a disk that hangs keeps nobody from joining a group.
+func waiting(f blockingHandler) handler {
+	return blocking(f, func(b *Broker) *workers { return b.workers })
+}
+
+func reading(f blockingHandler) handler {
+	return blocking(f, func(b *Broker) *workers { return b.readers })
+}
+
+func blocking(f blockingHandler, pool func(*Broker) *workers) handler {
 	return func(b *Broker, s *session, req *remoting.Command) {
 		req = req.Clone()
-		if !b.workers.try(func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-			defer cancel()
+		refuse := func(err error) { b.refuse(req.Responder(), err) }
+		b.run(pool(b), len(req.Body), refuse, func(ctx context.Context) {
 			a, err := f(b, ctx, s, req)
 			if err != nil {
-				b.refuse(req.Responder(), err)
+				refuse(err)
 				return
 			}
 			req.Responder().Respond(&remoting.Command{Code: remoting.Success, Header: a.header, Body: a.body})
-		}) {
-			req.Responder().Error(errBusy)
-		}
+		})
 	}
 }
+
+// run has a request answered by a worker, or refused if none has time for it.
+// size is what the request keeps in memory.
+func (b *Broker) run(pool *workers, size int, refuse func(error), answer func(context.Context)) {
+	deadline := time.Now().Add(requestTimeout)
+	if !pool.try(size, func(ctx context.Context) {
+		if time.Now().After(deadline) {
+			// Nothing was done, and the client has gone on.
+			refuse(errLate)
+			return
+		}
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		answer(ctx)
+	}) {
+		refuse(errBusy)
+	}
+}
+
+var errLate = remoting.Errorf(remoting.SystemBusy, "[TIMEOUT_CLEAN_QUEUE] the request had waited too long when its turn came")
 
 // refuse answers a request with what went wrong.
 func (b *Broker) refuse(r remoting.Responder, err error) {
@@ -129,13 +165,3 @@ func (b *Broker) refuse(r remoting.Responder, err error) {
 	}
 	r.Respond(resp)
 }
-
-// Extension fields that raftmq adds to answers. Clients that do not know them
-// pass them over.
-const (
-	// extLeader is where the leader's clients connect: "host:port".
-	extLeader = "raftmqLeader"
-	// extOutcome says "unknown" with FLUSH_DISK_TIMEOUT and FLUSH_SLAVE_TIMEOUT:
-	// the message may be stored yet, and asking again under its UNIQ_KEY tells.
-	extOutcome = "raftmqOutcome"
-)

@@ -76,7 +76,7 @@ func (r *retention) trim(ctx context.Context) {
 	to := store.Min()
 	for n := 0; n < trimAtOnce && to+size <= limit && to+size < store.End(); n++ {
 		// What follows the segment was stored after all that is in it.
-		at, err := storeTime(store, to+size)
+		at, err := r.b.storeTime(to + size)
 		if err != nil {
 			r.b.logger.Warn("the age of a segment can't be told", "segment", to, "error", err)
 			break
@@ -91,22 +91,11 @@ func (r *retention) trim(ctx context.Context) {
 		return
 	}
 	r.b.logger.Info("trimming the CommitLog", "from", store.Min(), "to", to, "disk used %", int(r.usage), "forced", force)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	if _, err := r.b.group.Propose(ctx, fsm.Trim(to)); err != nil {
 		r.b.logger.Warn("the CommitLog was not trimmed", "error", err)
 	}
-}
-
-// storeTime is when the record at an offset was stored.
-func storeTime(store *storage.Store, phys int64) (int64, error) {
-	rec, err := store.Record(phys)
-	if err != nil {
-		return 0, err
-	}
-	v, err := remoting.ParseRecord(rec)
-	if err != nil {
-		return 0, err
-	}
-	return v.StoreTimestamp(), nil
 }
 
 // owed is the physical offset of the first message that is still to be

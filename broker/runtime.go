@@ -27,12 +27,13 @@ func (b *Broker) runtimeInfo(context.Context, *session, *remoting.Command) (answ
 		"runtime":                 runtimeText(time.Since(b.started)),
 		"putTps":                  three(c.put.perSecond()),
 		"getFoundTps":             three(c.get.perSecond()),
-		"getMissTps":              "0.00 0.00 0.00",
-		"getTotalTps":             three(c.get.perSecond()),
+		"getMissTps":              three(c.getMiss.perSecond()),
+		"getTotalTps":             three(sum(c.get.perSecond(), c.getMiss.perSecond())),
 		"getTransferedTps":        three(c.get.perSecond()),
 		"getTransferredTps":       three(c.get.perSecond()),
 		"putMessageTimesTotal":    num(c.put.n.Load()),
 		"putMessageFailedTimes":   num(c.putFailed.Load()),
+		"putMessageUnknownTimes":  num(c.putUnknown.Load()),
 		"putMessageEntireTimeMax": num(c.put.slowest.Load() / int64(time.Millisecond)),
 		"commitLogMinOffset":      num(store.Min()),
 		"commitLogMaxOffset":      num(store.End()),
@@ -52,7 +53,7 @@ func (b *Broker) runtimeInfo(context.Context, *session, *remoting.Command) (answ
 		t["commitLogDirCapacity"] = fmt.Sprintf("Total : %.1f GiB, Free : %.1f GiB.", float64(total)/gib, float64(free)/gib)
 	}
 	t["earliestMessageTimeStamp"] = "-1"
-	if at, err := storeTime(store, store.Min()); err == nil {
+	if at, err := b.storeTime(store.Min()); err == nil {
 		t["earliestMessageTimeStamp"] = num(at)
 	}
 	for _, name := range [...]string{"msgPutTotalTodayNow", "msgGetTotalTodayNow"} {
@@ -64,6 +65,8 @@ func (b *Broker) runtimeInfo(context.Context, *session, *remoting.Command) (answ
 	}
 	return answer{body: t.AppendBody(nil)}, nil
 }
+
+func sum(a, b [3]float64) [3]float64 { return [3]float64{a[0] + b[0], a[1] + b[1], a[2] + b[2]} }
 
 // zeroCounts are the keys that tools want to be there.
 var zeroCounts = []string{

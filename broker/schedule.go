@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 	"github.com/raftmq/raftmq/storage"
@@ -27,50 +28,60 @@ type schedule struct {
 	units []storage.Unit
 }
 
-// deliver delivers what is due and says when to look again.
+// deliver delivers what is due and says when to look again. The levels take
+// turns, so that a busy one does not hold up the others.
 func (s *schedule) deliver(ctx context.Context) time.Duration {
-	next := leadingTick
 	topic, ok := s.b.group.State().Topic(remoting.TopicSchedule)
 	if !ok {
-		return next
+		return leadingTick
 	}
+	next, more := leadingTick, false
 	for level := range topic.Config.WriteQueueNums {
 		q := s.b.group.Store().Queue(storage.QueueID{Topic: remoting.TopicSchedule, Incarnation: topic.Incarnation, Queue: level})
 		if q == nil {
 			continue
 		}
-		wait, err := s.empty(ctx, q, level)
+		n, wait, err := s.empty(ctx, q, level)
 		if err != nil {
-			s.b.logger.Warn("delayed messages that are due can't be delivered now", "level", level+1, "error", err)
+			if ctx.Err() == nil && !errors.Is(err, raftgroup.ErrNotLeader) {
+				s.b.logger.Warn("delayed messages that are due can't be delivered now", "level", level+1, "error", err)
+			}
 			wait = deliverRetry
 		}
-		next = min(next, wait)
+		next, more = min(next, wait), more || n > 0
+	}
+	if more {
+		return 0
 	}
 	return next
 }
 
-// empty delivers what is due of a level.
-func (s *schedule) empty(ctx context.Context, q *storage.Queue, level int32) (time.Duration, error) {
-	for ctx.Err() == nil {
-		from := s.b.group.State().Delivered(level)
-		first, err := q.Min()
-		if err != nil {
-			return 0, err
-		}
-		if from < first {
-			// Trimmed before they were due: only by command of an operator, as
-			// retention spares them.
-			s.b.logger.Error("delayed messages were trimmed before they were delivered", "level", level+1, "count", first-from)
-		}
-		command, n, wait, err := s.command(q, level, from, first)
-		if err != nil || n == 0 {
-			return wait, err
-		}
-		if _, err := s.b.group.Deliver(ctx, command); err != nil {
-			return 0, err
+// empty delivers some of what is due of a level: n messages, or none, and then the
+// time to wait for the next.
+func (s *schedule) empty(ctx context.Context, q *storage.Queue, level int32) (n int, wait time.Duration, err error) {
+	from := s.b.group.State().Delivered(level)
+	first, err := q.Min()
+	if err != nil {
+		return 0, 0, err
+	}
+	if from < first {
+		// Trimmed before they were due: only by command of an operator, as
+		// retention spares them.
+		s.b.logger.Error("delayed messages were trimmed before they were delivered", "level", level+1, "count", first-from)
+	}
+	command, n, wait, err := s.command(q, level, from, first)
+	if err != nil || n == 0 {
+		return 0, wait, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	results, err := s.b.group.Deliver(ctx, command)
+	for _, r := range results {
+		if r.Status != fsm.Stored && r.Status != fsm.Stale {
+			s.b.logger.Warn("a delayed message was dropped", "level", level+1, "because", refusalOf(r.Status, "it is for"))
 		}
 	}
-	return leadingTick, nil
+	return n, leadingTick, err
 }
 
 // command makes the command that delivers what is due from an offset on: n

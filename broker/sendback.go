@@ -14,14 +14,15 @@ import (
 // sendBack answers CONSUMER_SEND_MSG_BACK (36): a message that a consumer could
 // not consume comes again later, to its group only, or goes to the group's dead
 // letters. The copy is one entry of the log, so it is there or it is not; asked
-// twice for one message and count of tries, it is made once.
+// twice for one message and count of tries, it is made once, also if the client
+// has sent the copy itself meanwhile.
 func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {
 	var h remoting.SendBackRequest
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
-	if !b.leads() {
-		return answer{}, raftgroup.ErrNotLeader
+	if err := b.writable(); err != nil {
+		return answer{}, err
 	}
 	group, err := b.subscriptionGroup(ctx, h.Group)
 	if err != nil {
@@ -30,15 +31,19 @@ func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command
 	if group.RetryQueueNums <= 0 {
 		return answer{}, nil // as RocketMQ: the group wants no retries
 	}
-	original, err := b.group.Store().Record(h.Offset)
+	v, err := b.record(h.Offset)
 	if err != nil {
 		return answer{}, remoting.Errorf(remoting.SystemError, "the message at physical offset %d can't be read: %v", h.Offset, err)
 	}
-	v, err := remoting.ParseRecord(original)
+	level := int(h.DelayLevel)
+	if v.ReconsumeTimes() >= retryLimit(group, h.MaxReconsumeTimes, req.Version) {
+		level = -1
+	}
+	topic, err := b.returnTopic(ctx, group, level < 0)
 	if err != nil {
 		return answer{}, err
 	}
-	op, err := b.retryCopy(ctx, &h, group, req.Version, v)
+	op, err := b.returned(v, topic, level)
 	if err != nil {
 		return answer{}, err
 	}
@@ -46,60 +51,67 @@ func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{}, refusalOf(r.Status, op.record.Topic)
+	return answer{}, refusalOf(r.Status, topic.Name)
 }
 
-// retryCopy makes the copy of a message that comes again, or is dead.
-func (b *Broker) retryCopy(ctx context.Context, h *remoting.SendBackRequest, group remoting.GroupConfig, clientVersion int32, v remoting.RecordView) (*storeOp, error) {
-	limit := group.RetryMaxTimes
-	if h.MaxReconsumeTimes >= 0 && clientVersion >= versionOwnRetryLimit {
-		limit = h.MaxReconsumeTimes
+// versionOwnRetryLimit is the first client release (3.4.9) whose own limit of
+// retries counts.
+const versionOwnRetryLimit = 121
+
+// retryLimit is how often a message comes again before it is dead: what the
+// request says (own, -1 if nothing), or the group.
+func retryLimit(group remoting.GroupConfig, own, clientVersion int32) int32 {
+	if own >= 0 && clientVersion >= versionOwnRetryLimit {
+		return own
 	}
-	dead := v.ReconsumeTimes() >= limit || h.DelayLevel < 0
-	var topic remoting.TopicConfig
-	var err error
+	return group.RetryMaxTimes
+}
+
+// returnTopic is the topic that a message of a group is returned to.
+func (b *Broker) returnTopic(ctx context.Context, group remoting.GroupConfig, dead bool) (topic remoting.TopicConfig, err error) {
 	if dead {
 		topic, err = b.createTopic(ctx, ownTopic(remoting.DLQTopic(group.Name), 1))
 	} else {
 		topic, err = b.retryTopic(ctx, group)
 	}
-	if err != nil {
-		return nil, err
+	if err == nil && (topic.Perm&remoting.PermWrite == 0 || topic.WriteQueueNums <= 0) {
+		err = remoting.Errorf(remoting.NoPermission, "the topic %s can't be written", topic.Name)
 	}
-	if topic.Perm&remoting.PermWrite == 0 || topic.WriteQueueNums <= 0 {
-		return nil, remoting.Errorf(remoting.NoPermission, "the topic %s can't be written", topic.Name)
-	}
+	return topic, err
+}
+
+// returned makes the copy of a message that comes again after a delay level, 0
+// for that of its next try, or is dead, below 0. Its id, keys, tags, body and
+// birth are kept.
+func (b *Broker) returned(v remoting.RecordView, topic remoting.TopicConfig, level int) (*storeOp, error) {
 	op := &storeOp{record: v.Record()}
 	r := &op.record
-	if retryTopic, ok := r.Properties.Lookup(remoting.PropRetryTopic); !ok || len(retryTopic) == 0 {
-		r.Properties = remoting.AppendProperty(r.Properties.AppendExcept(nil), remoting.PropRetryTopic, r.Topic)
+	p := r.Properties.AppendExcept(nil, remoting.PropDelay, remoting.PropWait, remoting.PropRealTopic, remoting.PropRealQueueID)
+	if _, ok := p.Lookup(remoting.PropRetryTopic); !ok {
+		p = remoting.AppendProperty(p, remoting.PropRetryTopic, r.Topic)
 	}
-	if _, ok := r.Properties.Lookup(remoting.PropOriginMessageID); !ok {
-		r.Properties = remoting.AppendProperty(r.Properties, remoting.PropOriginMessageID, v.OffsetMsgID())
+	if _, ok := p.Lookup(remoting.PropOriginMessageID); !ok {
+		p = remoting.AppendProperty(p, remoting.PropOriginMessageID, v.OffsetMsgID())
 	}
-	r.Properties = r.Properties.AppendExcept(nil, remoting.PropDelay, remoting.PropWait, remoting.PropRealTopic, remoting.PropRealQueueID)
-	r.Properties = remoting.AppendProperty(r.Properties, remoting.PropWait, "false")
-	uniq, _ := r.Properties.Lookup(remoting.PropUniqKey)
+	p = remoting.AppendProperty(p, remoting.PropWait, "false")
 	r.Topic, r.QueueID, r.StoreHost = topic.Name, 0, b.addr
 	r.ReconsumeTimes++
 	r.PreparedTransactionOffset = 0
 	r.SysFlag &^= remoting.SysFlagTransaction
-	if uniq != nil {
+	if uniq, ok := p.Lookup(remoting.PropUniqKey); ok {
 		op.key = fsm.SendKey(r.Topic, r.ReconsumeTimes, uniq)
 	}
-	if dead {
-		r.Properties = remoting.AppendProperty(r.Properties, remoting.PropDelay, "0")
-		return op, nil
+	if level < 0 {
+		p = remoting.AppendProperty(p, remoting.PropDelay, "0")
+	} else {
+		if level == 0 {
+			level = 3 + int(v.ReconsumeTimes())
+		}
+		r.QueueID = rand.Int32N(topic.WriteQueueNums)
+		p = b.schedule(r, remoting.AppendProperty(p, remoting.PropDelay, strconv.Itoa(level)), level, &op.delay)
 	}
-	r.QueueID = rand.Int32N(topic.WriteQueueNums)
-	level := int(h.DelayLevel)
-	if level == 0 {
-		level = 3 + int(v.ReconsumeTimes())
-	}
-	r.Properties = remoting.AppendProperty(r.Properties, remoting.PropDelay, strconv.Itoa(level))
-	r.Properties = b.schedule(r, r.Properties, level, &op.delay)
-	if len(r.Properties) > remoting.MaxProperties {
-		return nil, remoting.Errorf(remoting.MessageIllegal, "properties of %d bytes with those of a retry, the limit is %d", len(r.Properties), remoting.MaxProperties)
+	if r.Properties = p; len(p) > remoting.MaxProperties {
+		return nil, remoting.Errorf(remoting.MessageIllegal, "properties of %d bytes with those of a retry, the limit is %d", len(p), remoting.MaxProperties)
 	}
 	return op, nil
 }

@@ -3,68 +3,27 @@ package broker
 import (
 	"net/netip"
 	"sync"
-	"time"
 
-	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
-)
-
-const (
-	// repeatSpan is how long after an OK the same message on the same connection
-	// counts as sent again on purpose: a client that repeats by itself does so
-	// when it got no answer.
-	repeatSpan = time.Second
-	// maxRecent bounds the OKs remembered per connection and span.
-	maxRecent = 1 << 18
 )
 
 // session is what a Broker knows of one connection.
 type session struct {
-	conn *remoting.Conn
-	addr netip.AddrPort // of the client
+	conn   *remoting.Conn
+	addr   netip.AddrPort // of the client
+	number uint64         // no other session of the Broker has it
 
-	mu sync.Mutex
-	// recent are the sends answered OK in this span, older those of the one
-	// before.
-	recent, older map[fsm.Key]time.Time
-	since         time.Time
-}
-
-// wrote notes that a send was answered OK.
-func (s *session) wrote(k fsm.Key, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.turn(now)
-	if len(s.recent) < maxRecent {
-		s.recent[k] = now
-	}
-}
-
-// repeats says whether a send was answered OK on this connection a moment ago.
-func (s *session) repeats(k fsm.Key, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.turn(now)
-	at, ok := s.recent[k]
-	if !ok {
-		at, ok = s.older[k]
-	}
-	return ok && now.Sub(at) <= repeatSpan
-}
-
-func (s *session) turn(now time.Time) {
-	switch since := now.Sub(s.since); {
-	case since > 2*repeatSpan:
-		s.recent, s.older, s.since = map[fsm.Key]time.Time{}, nil, now
-	case since > repeatSpan:
-		s.recent, s.older, s.since = map[fsm.Key]time.Time{}, s.recent, now
-	}
+	// joined is what the client has registered over this connection, joinedSize
+	// what that keeps in memory, about. Guarded by registry.mu.
+	joined     map[membership]int
+	joinedSize int
 }
 
 // sessions are those of all connections of a Broker.
 type sessions struct {
 	mu     sync.RWMutex
 	byConn map[*remoting.Conn]*session
+	last   uint64
 }
 
 // of returns the connection's session, new if it has none.
@@ -78,7 +37,8 @@ func (t *sessions) of(c *remoting.Conn) *session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s = t.byConn[c]; s == nil {
-		s = &session{conn: c, addr: addrPort(c.RemoteAddr())}
+		t.last++
+		s = &session{conn: c, addr: addrPort(c.RemoteAddr()), number: t.last}
 		if t.byConn == nil {
 			t.byConn = map[*remoting.Conn]*session{}
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
+	"github.com/raftmq/raftmq/storage"
 )
 
 const (
@@ -49,6 +50,8 @@ func (b *Broker) checkTopicConfig(c *remoting.TopicConfig) error {
 		return bad("%v", err)
 	}
 	switch {
+	case len(c.Name) > storage.MaxTopicLen:
+		return bad("a topic of %d bytes can't be kept, the limit is %d", len(c.Name), storage.MaxTopicLen)
 	case b.isSystemTopic(c.Name):
 		return bad("%s is a system topic: it can't be changed", c.Name)
 	case c.ReadQueueNums < 0 || c.ReadQueueNums > maxQueueNums || c.WriteQueueNums < 0 || c.WriteQueueNums > maxQueueNums:

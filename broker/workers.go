@@ -7,42 +7,77 @@ import (
 	"github.com/raftmq/raftmq/remoting"
 )
 
-// workers runs what may block, up to a number at a time.
+const (
+	// maxWaiting bounds the requests that wait for a worker, and maxWaitingBytes
+	// what they and those being worked on have together.
+	maxWaiting      = 10_000
+	maxWaitingBytes = 64 << 20
+	// requestSize is what a request takes beside its body, about.
+	requestSize = 1 << 10
+)
+
+// workers runs what may block: a number at a time, the rest waits its turn. There
+// are goroutines only while there is work.
 type workers struct {
 	ctx    context.Context
 	cancel context.CancelFunc
-	places chan struct{}
-	mu     sync.Mutex
-	closed bool
-	group  sync.WaitGroup
+	limit  int // goroutines
+
+	mu      sync.Mutex
+	waiting []job
+	running int
+	bytes   int
+	closed  bool
+	group   sync.WaitGroup
 }
 
-func newWorkers(n int) *workers {
+type job struct {
+	size int
+	run  func(context.Context)
+}
+
+func newWorkers(limit int) *workers {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &workers{ctx: ctx, cancel: cancel, places: make(chan struct{}, n)}
+	return &workers{ctx: ctx, cancel: cancel, limit: limit}
 }
 
-// try runs f on a goroutine of its own, or says that there is no place.
-func (w *workers) try(f func(context.Context)) bool {
-	select {
-	case w.places <- struct{}{}:
-	default:
-		return false
-	}
+// try has run called, or says that too much is waiting already. size is what the
+// job keeps in memory.
+func (w *workers) try(size int, run func(context.Context)) bool {
+	size += requestSize
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
-		<-w.places
+	if w.closed || len(w.waiting) >= maxWaiting || w.bytes+size > maxWaitingBytes && w.bytes > 0 {
 		return false
 	}
-	w.group.Go(func() {
-		defer func() { <-w.places }()
-		f(w.ctx)
-	})
+	w.bytes += size
+	w.waiting = append(w.waiting, job{size, run})
+	if w.running < w.limit {
+		w.running++
+		w.group.Go(w.work)
+	}
 	return true
 }
 
-// close ends what is under way, and waits for it.
+// work runs what waits until nothing does.
+func (w *workers) work() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.waiting) > 0 {
+		j := w.waiting[0]
+		w.waiting[0] = job{}
+		if w.waiting = w.waiting[1:]; len(w.waiting) == 0 {
+			w.waiting = nil
+		}
+		w.mu.Unlock()
+		j.run(w.ctx)
+		w.mu.Lock()
+		w.bytes -= j.size
+	}
+	w.running--
+}
+
+// close ends what is under way, has what waits find that out, and waits for both.
 func (w *workers) close() {
 	w.mu.Lock()
 	w.closed = true

@@ -1,0 +1,186 @@
+package broker
+
+import (
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"github.com/raftmq/raftmq/fsm"
+	"github.com/raftmq/raftmq/remoting"
+)
+
+// maxBatch bounds the messages of a batch.
+const maxBatch = 65536
+
+// wanted are the properties of a send that the broker acts on. The strings lie in
+// the properties.
+type wanted struct {
+	uniq        string
+	delay       string
+	transaction bool
+	timer       string // the name of a timer property
+	inner       bool
+	replaced    bool // it has properties that the broker sets itself, or takes out
+}
+
+func scanProperties(p string) (w wanted) {
+	for p != "" {
+		var entry string
+		entry, p, _ = strings.Cut(p, "\x02")
+		name, value, _ := strings.Cut(entry, "\x01")
+		if value == "" {
+			continue
+		}
+		switch name {
+		case remoting.PropUniqKey:
+			w.uniq = value
+		case remoting.PropDelay:
+			w.delay = value
+		case remoting.PropTransaction:
+			w.transaction = strings.EqualFold(value, "true")
+		case remoting.PropTimerDelaySec, remoting.PropTimerDelayMs, remoting.PropTimerDeliverMs:
+			w.timer = name
+		case remoting.PropInnerNum:
+			w.inner = true
+		case remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster:
+			w.replaced = true
+		}
+	}
+	return w
+}
+
+var errTransaction = remoting.Errorf(remoting.NoPermission, "transactional messages are not supported by this release")
+
+// check refuses what this release can't do rather than doing something else.
+func (w *wanted) check(reconsumeTimes int32) error {
+	switch {
+	case w.transaction && !(reconsumeTimes > 0 && w.level() > 0): // or it is a retry copy
+		return errTransaction
+	case w.timer != "" && w.level() == 0:
+		return remoting.Errorf(remoting.MessageIllegal, "%s: only delay levels are supported by this release", w.timer)
+	case w.inner:
+		return remoting.Errorf(remoting.MessageIllegal, "%s: inner batches are not supported", remoting.PropInnerNum)
+	}
+	return nil
+}
+
+// level is the delay level asked for, 0 for none.
+func (w *wanted) level() int {
+	if w.delay == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(w.delay)
+	if err != nil {
+		return 0
+	}
+	return max(0, n)
+}
+
+// prepareMessage makes the record of a single message.
+func (op *sendOp) prepareMessage(dedup bool) error {
+	w := scanProperties(op.h.Properties)
+	if err := w.check(op.h.ReconsumeTimes); err != nil {
+		return err
+	}
+	level := w.level()
+	p := remoting.Properties(op.props[:0])
+	if w.replaced || w.timer != "" {
+		p = remoting.Properties(op.h.Properties).AppendExcept(p, remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster,
+			remoting.PropTimerDelaySec, remoting.PropTimerDelayMs, remoting.PropTimerDeliverMs)
+	} else {
+		p = append(p, op.h.Properties...)
+	}
+	if op.uniq = w.uniq; op.uniq == "" {
+		op.uniq = op.b.node.uniq.Next()
+		p = remoting.AppendProperty(p, remoting.PropUniqKey, op.uniq)
+	} else if dedup {
+		op.key = fsm.SendKey(op.h.Topic, op.h.ReconsumeTimes, []byte(w.uniq))
+	}
+	if level > 0 {
+		p = op.b.schedule(&op.record, p, level, &op.delay)
+	}
+	op.props = op.b.addProperties(p)
+	if len(op.props) > remoting.MaxProperties {
+		return remoting.Errorf(remoting.MessageIllegal, "properties of %d bytes with the broker's own, the limit is %d", len(op.props), remoting.MaxProperties)
+	}
+	op.record.Properties = op.props
+	return nil
+}
+
+// prepareBatch cuts a batch into its messages. Each keeps its own properties: of
+// the header's, which Java clients fill with a UNIQ_KEY for all of them, none is
+// taken.
+func (op *sendOp) prepareBatch(body []byte, dedup bool) error {
+	outer := scanProperties(op.h.Properties)
+	switch {
+	case outer.level() > 0 || outer.timer != "" || outer.transaction:
+		return remoting.Errorf(remoting.MessageIllegal, "a batch can be neither delayed nor transactional")
+	case outer.inner:
+		return outer.check(0)
+	case strings.HasPrefix(op.h.Topic, remoting.RetryPrefix):
+		return remoting.Errorf(remoting.MessageIllegal, "a batch can't be sent to %s", op.h.Topic)
+	}
+	var err error
+	if op.batch, err = remoting.DecodeBatch(body, maxBatch); err != nil {
+		return remoting.Errorf(remoting.MessageIllegal, "%v", err)
+	}
+	op.props = op.b.addProperties(op.props[:0])
+	var uniq [][]byte
+	for i, m := range op.batch {
+		w := scanProperties(unsafe.String(unsafe.SliceData(m.Properties), len(m.Properties)))
+		if err := w.check(0); err != nil {
+			return err
+		}
+		if w.replaced {
+			op.batch[i].Properties = m.Properties.AppendExcept(nil, remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster)
+		}
+		if len(m.Properties)+1+len(op.props) > remoting.MaxProperties {
+			return remoting.Errorf(remoting.MessageIllegal, "message %d of the batch has properties of %d bytes, the limit is %d with the broker's own",
+				i, len(m.Properties), remoting.MaxProperties)
+		}
+		if w.uniq != "" {
+			uniq = append(uniq, unsafe.Slice(unsafe.StringData(w.uniq), len(w.uniq)))
+		}
+	}
+	if len(uniq) > 0 {
+		op.uniq = string(uniq[0])
+	}
+	if len(uniq) == len(op.batch) && dedup {
+		op.key = fsm.SendKey(op.h.Topic, op.h.ReconsumeTimes, uniq...)
+	}
+	return nil
+}
+
+// addProperties appends the broker's own properties.
+func (b *Broker) addProperties(p remoting.Properties) remoting.Properties {
+	p = remoting.AppendProperty(p, remoting.PropRegion, remoting.RegionDefault)
+	p = remoting.AppendProperty(p, remoting.PropTraceOn, "true")
+	return remoting.AppendProperty(p, remoting.PropCluster, b.cfg.BrokerClusterName)
+}
+
+// AppendRecords implements raftgroup.SendOp.
+func (op *sendOp) AppendRecords(dst []byte) (out []byte, err error) {
+	if op.batch == nil {
+		return remoting.AppendRecord(dst, &op.record)
+	}
+	out = dst
+	var props []byte
+	for _, m := range op.batch {
+		op.record.Flag, op.record.Body = m.Flag, m.Body
+		props = append(props[:0], m.Properties...)
+		if n := len(props); n > 0 && props[n-1] != 2 {
+			props = append(props, 2) // the separator, left out at the end by some
+		}
+		props = append(props, op.props...)
+		op.record.Properties = props
+		before := len(out)
+		if out, err = remoting.AppendRecord(out, &op.record); err != nil {
+			return dst, err
+		}
+		op.sizes = append(op.sizes, len(out)-before)
+		if len(out)-len(dst) > int(op.b.cfg.maxEntry()) {
+			return dst, remoting.Errorf(remoting.MessageIllegal, "a batch whose records have more than %d bytes", op.b.cfg.maxEntry())
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,76 @@
+package broker
+
+import (
+	"sync"
+	"time"
+
+	"github.com/raftmq/raftmq/fsm"
+)
+
+const (
+	// repeatSpan is how long after an OK the same message on the same connection
+	// counts as sent again on purpose.
+	repeatSpan = time.Second
+	// maxRecent bounds the OKs that are remembered per span. What is beyond it
+	// can't be repeated on purpose.
+	maxRecent = 1 << 18
+)
+
+// repeats tells a message that is sent twice on purpose from one that a client
+// repeats for want of an answer: both carry one UNIQ_KEY, as stock clients make
+// one only for a Message that has none. A client that repeats by itself has got
+// no answer in time, and often has another connection; so a send is taken for
+// deliberate if it comes on the connection on which its predecessor was answered
+// OK, promptly, a moment ago. All else is left to the window of sends.
+type repeats struct {
+	mu sync.Mutex
+	// recent are the sends answered OK in this span, older those of the one
+	// before, with the time of the answer since epoch: the collector need not
+	// look into them.
+	recent, older map[sentKey]time.Duration
+	since, epoch  time.Time
+}
+
+// sentKey is a send on a connection.
+type sentKey struct {
+	session uint64
+	send    fsm.Key
+}
+
+// wrote notes that a send, begun at a time, is answered OK now.
+func (r *repeats) wrote(k sentKey, begun, now time.Time) {
+	if now.Sub(begun) > repeatSpan {
+		return // its client may have stopped waiting
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turn(now)
+	if len(r.recent) < maxRecent {
+		r.recent[k] = now.Sub(r.epoch)
+	}
+}
+
+// deliberate says whether a send that comes now was answered OK a moment ago.
+func (r *repeats) deliberate(k sentKey, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.turn(now)
+	at, ok := r.recent[k]
+	if !ok {
+		at, ok = r.older[k]
+	}
+	return ok && now.Sub(r.epoch)-at <= repeatSpan
+}
+
+// turn forgets what is too old. The lock is held.
+func (r *repeats) turn(now time.Time) {
+	switch since := now.Sub(r.since); {
+	case since > 2*repeatSpan:
+		// What a busy time has made them grow to is given back.
+		r.recent, r.older = map[sentKey]time.Duration{}, map[sentKey]time.Duration{}
+		r.since, r.epoch = now, now
+	case since > repeatSpan:
+		r.recent, r.older, r.since = r.older, r.recent, now
+		clear(r.recent)
+	}
+}
