@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/raftmq/raftmq/remoting"
 )
@@ -106,7 +105,7 @@ func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueu
 	}
 	s.walk.try(peer)
 	s.attempts++
-	err := conn.CallAsync(&s.req, min(time.Until(s.deadline), p.cfg.AttemptTimeout), func(resp *remoting.Command, err error) {
+	err := conn.CallAsync(&s.req, min(s.left(), p.cfg.AttemptTimeout), func(resp *remoting.Command, err error) {
 		if judge(resp, err) == stored {
 			a.complete(s.result(peer, resp), nil)
 			return

@@ -18,10 +18,12 @@ func (s *send) run(ctx context.Context) (*SendResult, error) {
 		}
 		p := s.walk.next()
 		var resp *remoting.Command
-		err := fmt.Errorf("%w: %s", errNoLeader, s.queue.g.name)
+		var err error
 		if p != nil {
 			s.walk.try(p)
 			resp, err = s.attempt(ctx, p)
+		} else {
+			err = s.nobody()
 		}
 		res, err, done := s.after(ctx, p, resp, err)
 		if done {
@@ -30,10 +32,13 @@ func (s *send) run(ctx context.Context) (*SendResult, error) {
 	}
 }
 
+// nobody is the error of a group of which no replica is known.
+func (s *send) nobody() error { return fmt.Errorf("%w: %s", errNoLeader, s.queue.g.name) }
+
 // late returns an error if there is no time for another attempt.
 func (s *send) late(ctx context.Context) error {
 	err := ctx.Err()
-	if err == nil && !time.Now().Before(s.deadline) {
+	if err == nil && s.left() <= 0 {
 		err = context.DeadlineExceeded
 	}
 	if err == nil {
@@ -48,6 +53,14 @@ func (s *send) late(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", err, s.failed)
 	}
 	return err
+}
+
+// left returns how much time is left. As long as nothing has failed next to none has passed since begun, and reading the clock costs.
+func (s *send) left() time.Duration {
+	if s.failed == nil {
+		return s.deadline.Sub(s.begun)
+	}
+	return time.Until(s.deadline)
 }
 
 // after decides what follows an attempt: the end, or another one, for which it makes everything ready.
@@ -73,13 +86,13 @@ func (s *send) after(ctx context.Context, p *peer, resp *remoting.Command, err e
 		wait = s.walk.again(maxPause)
 	case elsewhere:
 		// Where it was before nothing will have changed in no time.
-		if s.elsewhere(); slices.Contains(s.left[:len(s.left)-1], s.queue.g) {
+		if s.elsewhere(); slices.Contains(s.passed[:len(s.passed)-1], s.queue.g) {
 			wait = s.walk.again(maxPause)
 		}
 	}
 	if wait > 0 {
 		// Its error is for late to say.
-		s.sleep(ctx, min(wait, time.Until(s.deadline)))
+		s.sleep(ctx, min(wait, s.left()))
 	}
 	return nil, nil, false
 }
@@ -153,11 +166,12 @@ func (s *send) attempt(ctx context.Context, p *peer) (*remoting.Command, error) 
 	if conn == nil {
 		var err error
 		// Not all of the time: another replica may be quicker to reach.
-		if conn, err = p.get(ctx, min(time.Until(s.deadline), s.p.cfg.AttemptTimeout/2)); err != nil {
+		if conn, err = p.get(ctx, min(s.left(), s.p.cfg.AttemptTimeout/2)); err != nil {
 			return nil, err
 		}
+		s.begun = time.Now()
 	}
-	timeout := min(time.Until(s.deadline), s.p.cfg.AttemptTimeout)
+	timeout := min(s.left(), s.p.cfg.AttemptTimeout)
 	if timeout <= 0 {
 		return nil, context.DeadlineExceeded
 	}
@@ -178,12 +192,13 @@ func (s *send) oneway(ctx context.Context) error {
 		if err := s.late(ctx); err != nil {
 			return s.fail(err)
 		}
-		p := s.walk.next()
-		err := fmt.Errorf("%w: %s", errNoLeader, s.queue.g.name)
-		if p != nil {
+		p, err := s.walk.next(), error(nil)
+		if p == nil {
+			err = s.nobody()
+		} else {
 			s.walk.try(p)
 			var conn *remoting.Conn
-			if conn, err = p.get(ctx, min(time.Until(s.deadline), s.p.cfg.AttemptTimeout/2)); err == nil {
+			if conn, err = p.get(ctx, min(s.left(), s.p.cfg.AttemptTimeout/2)); err == nil {
 				if err = conn.Notify(&s.req); err == nil {
 					return nil
 				}

@@ -13,12 +13,10 @@ import (
 func (s *send) begin(ctx context.Context, queue *MessageQueue) error {
 	c := s.p.c
 	s.topic = c.topic(s.header.Topic)
-	s.deadline = time.Now().Add(s.p.cfg.Timeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(s.deadline) {
-		s.deadline = d
-	}
+	s.setDeadline(ctx)
 	r := s.topic.route.Load()
 	if r == nil {
+		defer func() { s.begun = time.Now() }()
 		ctx, cancel := context.WithDeadline(ctx, s.deadline)
 		defer cancel()
 		var err error
@@ -111,9 +109,9 @@ func (s *send) aim(q writeQueue) {
 
 // elsewhere turns to another group.
 func (s *send) elsewhere() {
-	s.left = append(s.left, s.queue.g)
+	s.passed = append(s.passed, s.queue.g)
 	if r := s.topic.route.Load(); r.groups > 1 {
-		s.aim(s.topic.next(r, s.left))
+		s.aim(s.topic.next(r, s.passed))
 	} else {
 		s.aim(s.queue)
 	}
@@ -130,9 +128,15 @@ func (s *send) takeTurn(ctx context.Context) error {
 		return ErrClosed
 	}
 	s.turn = turn
-	s.deadline = time.Now().Add(s.p.cfg.Timeout)
+	s.begun = time.Now()
+	s.setDeadline(ctx)
+	return nil
+}
+
+// setDeadline gives the send its time, from begun on.
+func (s *send) setDeadline(ctx context.Context) {
+	s.deadline = s.begun.Add(s.p.cfg.Timeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(s.deadline) {
 		s.deadline = d
 	}
-	return nil
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -14,11 +15,20 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if addr := os.Getenv(benchServerEnv); addr != "" {
-		benchServer(addr)
+	if os.Getenv(benchServerEnv) != "" {
+		if err := benchServer(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
-	goleak.VerifyTestMain(m)
+	code := m.Run()
+	examples.stop()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // bubble runs a test in fake time over connections in memory.

@@ -38,18 +38,16 @@ func (ws *waiters) put(w *waiter) { ws.pool.Put(w) }
 // roundTrip sends req and waits for the answer, no longer than timeout, ctx, and until stop is closed (nil: never). An error wraps
 // remoting.ErrNotSent or remoting.ErrLimbo, and the reason; no answer in time is remoting.ErrTimeout.
 func (c *Client) roundTrip(ctx context.Context, conn *remoting.Conn, req *remoting.Command, timeout time.Duration, stop <-chan struct{}) (*remoting.Command, error) {
-	deadline := time.Now().Add(timeout)
 	w := c.waiters.get()
-	for {
-		err := conn.CallAsync(req, timeout, w.done)
-		if err == nil {
-			break
-		}
+	err := conn.CallAsync(req, timeout, w.done)
+	for errors.Is(err, remoting.ErrFull) && timeout > minPause && pause(ctx, minPause) == nil {
 		// The peer is slow to take what waits for it already.
-		if timeout = time.Until(deadline); !errors.Is(err, remoting.ErrFull) || timeout <= minPause || pause(ctx, minPause) != nil {
-			c.waiters.put(w)
-			return nil, err
-		}
+		timeout -= minPause
+		err = conn.CallAsync(req, timeout, w.done)
+	}
+	if err != nil {
+		c.waiters.put(w)
+		return nil, err
 	}
 	select {
 	case a := <-w.answer:

@@ -25,11 +25,12 @@ type send struct {
 	queue    writeQueue
 	fixed    bool          // queue was the caller's choice
 	turn     chan struct{} // of InOrder, held
+	begun    time.Time     // see left
 	deadline time.Time
 
 	state    sendState
 	walk     walk
-	left     []*group // groups that were tried before queue's
+	passed   []*group // groups that were tried before queue's
 	attempts int
 	failed   error // why there is no result
 }
@@ -151,10 +152,11 @@ func (s *send) resume() error {
 }
 
 func (s *send) fill(code int32, m *Message, properties string) {
+	s.begun = time.Now()
 	s.req.Code, s.req.Header = code, &s.header
 	s.header = remoting.SendHeader{
 		ProducerGroup: s.p.cfg.Group, Topic: m.Topic, DefaultTopic: remoting.TopicAutoCreate, DefaultTopicQueueNums: templateQueues,
-		BornTimestamp: time.Now().UnixMilli(), Flag: m.Flag, Properties: properties, MaxReconsumeTimes: -1,
+		BornTimestamp: s.begun.UnixMilli(), Flag: m.Flag, Properties: properties, MaxReconsumeTimes: -1,
 	}
 }
 

@@ -1,0 +1,245 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/raftmq/raftmq/client"
+)
+
+// nameServers is where the examples' brokers are: as the user has it, "host:port;host:port".
+var nameServers = client.ExampleServers()
+
+func Example() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+
+	producer, err := c.NewProducer(client.ProducerConfig{Group: "order-service"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	res, err := producer.Send(ctx, &client.Message{Topic: "orders", Body: []byte("2 bicycles"), Keys: []string{"order-17"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(res.Status, res.Queue.Topic, res.QueueOffset)
+
+	consumer, err := c.NewPushConsumer(client.PushConfig{Group: "warehouse", From: client.FromFirst})
+	if err != nil {
+		log.Fatal(err)
+	}
+	done := make(chan struct{})
+	err = consumer.Subscribe("orders", "*", func(ctx context.Context, msgs []*client.MessageExt) error {
+		for _, m := range msgs {
+			fmt.Printf("%s: %s\n", m.Keys[0], m.Body)
+		}
+		close(done)
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := consumer.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	<-done
+	// Output:
+	// SEND_OK orders 0
+	// order-17: 2 bicycles
+}
+
+// What to do when a send fails depends on what is known of the message.
+func ExampleProducer_Send() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	m := &client.Message{Topic: "no-such-topic", Body: []byte("hello")}
+	for {
+		_, err := producer.Send(ctx, m)
+		var refusal *client.BrokerError
+		switch {
+		case err == nil:
+			fmt.Println("stored")
+			return
+		case errors.Is(err, client.ErrLimbo):
+			continue // the same message: it is stored once, whatever became of it before
+		case errors.Is(err, client.ErrNoRoute):
+			fmt.Println("there is no such topic")
+			return
+		case errors.As(err, &refusal):
+			fmt.Println("refused with code", refusal.Code)
+			return
+		default: // ErrNotSent: later, or elsewhere
+			time.Sleep(time.Second)
+		}
+	}
+	// Output: there is no such topic
+}
+
+// Messages of one customer stay in order: they go to one queue, one after the other.
+func ExampleProducerConfig_inOrder() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{InOrder: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, step := range []string{"created", "paid", "delivered"} {
+		m := &client.Message{Topic: "payments", ShardingKey: "customer-4", Body: []byte(step)}
+		var res *client.SendResult
+		for res == nil { // the next one must not overtake this one
+			if res, err = producer.Send(ctx, m); err != nil {
+				log.Print(err)
+			}
+		}
+		fmt.Println(step, res.QueueOffset)
+	}
+	// Output:
+	// created 0
+	// paid 1
+	// delivered 2
+}
+
+func ExampleProducer_SendAsync() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	stored := 0
+	for i := range 1000 {
+		producer.SendAsync(ctx, &client.Message{Topic: "invoices", Body: fmt.Append(nil, i)}, func(res *client.SendResult, err error) {
+			if err != nil {
+				log.Print(err)
+				return
+			}
+			stored++ // callbacks are called one at a time
+		})
+	}
+	if err := producer.Close(ctx); err != nil { // waits for the callbacks
+		log.Fatal(err)
+	}
+	fmt.Println(stored)
+	// Output: 1000
+}
+
+// A listener that returns an error, or panics, gets the message again later.
+func ExamplePushConsumer() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := producer.Send(ctx, &client.Message{Topic: "orders", Tags: "urgent", Body: []byte("1 umbrella")}); err != nil {
+		log.Fatal(err)
+	}
+
+	consumer, err := c.NewPushConsumer(client.PushConfig{Group: "shipping", From: client.FromFirst, MaxReconsumeTimes: 3})
+	if err != nil {
+		log.Fatal(err)
+	}
+	done := make(chan struct{})
+	err = consumer.Subscribe("orders", "urgent || express", func(ctx context.Context, msgs []*client.MessageExt) error {
+		m := msgs[0]
+		fmt.Printf("%s, %d failures so far\n", m.Body, m.ReconsumeTimes)
+		if m.ReconsumeTimes == 0 {
+			return errors.New("the courier is out")
+		}
+		close(done)
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := consumer.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	<-done
+	if err := consumer.Close(ctx); err != nil { // commits the offsets
+		log.Fatal(err)
+	}
+	// Output:
+	// 1 umbrella, 0 failures so far
+	// 1 umbrella, 1 failures so far
+}
+
+func ExamplePullConsumer() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	res, err := producer.SendBatch(ctx, []*client.Message{{Topic: "payments", Body: []byte("10")}, {Topic: "payments", Body: []byte("20")}})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	consumer, err := c.NewPullConsumer(client.PullConfig{Group: "audit"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	pulled, err := consumer.Pull(ctx, client.PullRequest{Queue: res.Queue, Offset: res.QueueOffset})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, m := range pulled.Messages {
+		fmt.Println(string(m.Body))
+	}
+	if err := consumer.Commit(ctx, res.Queue, pulled.NextOffset); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// 10
+	// 20
+}
+
+func ExampleAdmin() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	info, err := c.Admin().ClusterInfo(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for name, b := range info.Brokers {
+		fmt.Println(name, "has", len(b.Addrs), "replicas")
+	}
+	// Output: broker-a has 3 replicas
+}
