@@ -2,6 +2,7 @@ package raftlog
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"path"
 	"testing"
@@ -200,7 +201,7 @@ func TestAsyncFlushHistories(t *testing.T) {
 	ok(t, err)
 	var m model
 	shorter := 0
-	for range steps {
+	for i := range steps {
 		c := drawn(rng, m, &term)
 		ok(t, c.do(l))
 		m = model{acked: m.after(c)}
@@ -212,7 +213,7 @@ func TestAsyncFlushHistories(t *testing.T) {
 			left = fs.Clone()
 		case 1:
 			left = fs.Crash(rng.Uint64())
-			boot += "x"
+			boot = fmt.Sprint("boot-", i)
 		}
 		l.poison.fail(errors.New("killed"))
 		ok(t, l.Close())

@@ -63,6 +63,7 @@ const retryAfter = time.Second
 // that nobody wants. Only it makes and removes files.
 func (l *Log) keep() {
 	var retry <-chan time.Time
+	full := false // so that a full disk is told once
 	for {
 		var err error
 		select {
@@ -78,9 +79,12 @@ func (l *Log) keep() {
 			err = l.makeSpares(1)
 		}
 		if errors.Is(err, ErrNoSpace) {
-			l.opts.Logger.Warn("raft log: no room for the next segment", "error", err)
+			if !full {
+				l.opts.Logger.Warn("raft log: no room for the next segment", "error", err)
+			}
 			retry = time.After(retryAfter)
 		}
+		full = errors.Is(err, ErrNoSpace)
 	}
 }
 
