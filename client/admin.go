@@ -93,11 +93,9 @@ func (a *Admin) ListTopics(ctx context.Context) ([]string, error) {
 	return list.Topics, nil
 }
 
-// TopicRoute returns where the queues of a topic are; ErrNoRoute if it does not exist.
+// TopicRoute returns where the queues of a topic are, as a name server has it at this moment; ErrNoRoute if it does not exist.
 func (a *Admin) TopicRoute(ctx context.Context, topic string) (*remoting.RouteData, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.c.cfg.CallTimeout)
-	defer cancel()
-	r, err := a.c.routeOf(ctx, a.c.topic(topic), false)
+	r, err := a.c.ask(ctx, topic)
 	if err != nil {
 		return nil, err
 	}

@@ -97,12 +97,13 @@ func (c *Client) Close(ctx context.Context) error {
 	consumers := slices.Collect(maps.Values(c.consumers))
 	c.mu.Unlock()
 
-	// Consumers first and all at once: sending back what failed may take a while.
+	// Listeners may produce, so consumers go first.
 	errs := make([]error, len(consumers)+len(producers))
 	var members sync.WaitGroup
 	for i, m := range consumers {
 		members.Go(func() { errs[i] = m.Close(ctx) })
 	}
+	members.Wait()
 	for i, p := range producers {
 		members.Go(func() { errs[len(consumers)+i] = p.Close(ctx) })
 	}

@@ -106,19 +106,29 @@ func TestHeartbeats(t *testing.T) {
 				t.Errorf("replica %d heard %+v", r.id, d)
 			}
 		}
-		// A broker that comes back is told at once when it is connected, which is by the next heartbeat at the latest.
-		g.replicas[2].stop()
-		pass(time.Second)
-		g.replicas[2].start()
-		g.mu.Lock()
-		g.replicas[2].beats = nil
-		g.mu.Unlock()
-		pass(31 * time.Second)
-		g.mu.Lock()
-		n := len(g.replicas[2].beats)
-		g.mu.Unlock()
-		if n == 0 {
-			t.Error("a replica that came back was not told")
+		// A broker that comes back soon is told soon, one that was away for long by the next heartbeat.
+		for _, away := range []time.Duration{10 * time.Second, 90 * time.Second} {
+			g.replicas[2].stop()
+			pass(away)
+			g.replicas[2].start()
+			g.mu.Lock()
+			g.replicas[2].beats = nil
+			g.mu.Unlock()
+			dials := c.net.(*pipes).dialed(g.replicas[2].addr)
+			if away < 30*time.Second {
+				pass(time.Second)
+			} else {
+				pass(30 * time.Second)
+			}
+			g.mu.Lock()
+			n := len(g.replicas[2].beats)
+			g.mu.Unlock()
+			if n == 0 {
+				t.Errorf("a replica that came back after %v was not told", away)
+			}
+			if dials > 50 {
+				t.Errorf("it was dialed %d times", dials)
+			}
 		}
 		if err := cl.Close(t.Context()); err != nil {
 			t.Error(err)

@@ -226,7 +226,7 @@ func (c *Client) callGroup(ctx context.Context, g *group, req *remoting.Command)
 		}
 		w.try(p)
 		var resp *remoting.Command
-		if resp, err = p.call(ctx, req, c.cfg.CallTimeout/3, c.cfg.CallTimeout/3); err != nil {
+		if resp, err = p.call(ctx, req, c.cfg.CallTimeout/3, c.cfg.CallTimeout*2/3); err != nil {
 			c.log.Debug("call", "request", remoting.RequestName(req.Code), "broker", g.name, "peer", p.addr, "error", err)
 			continue
 		}

@@ -36,9 +36,27 @@ func (c *Client) sendHeartbeats() {
 			if conn := p.conn.Load(); conn != nil {
 				c.heartbeatTo(p, conn, nil)
 			} else {
-				// A new connection is greeted with one. If none can be made there is nobody to tell.
-				c.spawn(func() { p.get(c.ctx, 0) })
+				c.connect(p)
 			}
+		}
+	}
+}
+
+// connect makes a connection, which is greeted with a heartbeat. If none can be made there is nobody to tell.
+func (c *Client) connect(p *peer) { c.spawn(func() { p.get(c.ctx, 0) }) }
+
+// reconnect connects a consuming client to the replicas that it has lost: one that leads next must know the whole group, or queues are
+// shared wrongly. Those that stay away are left to the heartbeats.
+func (c *Client) reconnect() {
+	c.mu.Lock()
+	consumes := len(c.consumers) > 0
+	c.mu.Unlock()
+	if !consumes {
+		return
+	}
+	for _, p := range c.brokers(true) {
+		if p.conn.Load() == nil && p.failingFor() < c.cfg.HeartbeatInterval {
+			c.connect(p)
 		}
 	}
 }

@@ -184,6 +184,16 @@ func (p *peer) down() bool {
 	return p.err != nil
 }
 
+// failingFor returns since when dials have been failing; 0 if the last one did not.
+func (p *peer) failingFor() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failing.IsZero() {
+		return 0
+	}
+	return time.Since(p.failing)
+}
+
 // suspect is called when a request was not answered in time. The peer may be slow, or may have died without a word: a heartbeat tells, and
 // closes the connection if that is not answered either, so that everybody else stops waiting too.
 func (p *peer) suspect() {

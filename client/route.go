@@ -155,7 +155,7 @@ func (c *Client) peerLost(p *peer) {
 
 // fetch asks for a topic's route.
 func (c *Client) fetch(t *topic, f *fetch) {
-	r, err := c.ask(t.name)
+	r, err := c.ask(c.ctx, t.name)
 	if errors.Is(err, ErrNoRoute) {
 		switch old := t.route.Load(); {
 		case old != nil && !old.borrowed:
@@ -189,9 +189,9 @@ func (c *Client) fetch(t *topic, f *fetch) {
 }
 
 // ask gets the route of a topic from a name server.
-func (c *Client) ask(name string) (*route, error) {
+func (c *Client) ask(ctx context.Context, name string) (*route, error) {
 	req := &remoting.Command{Code: remoting.GetRouteInfoByTopic, Header: &remoting.RouteRequest{Topic: name, StandardJSON: true}}
-	resp, err := c.servers.call(c.ctx, req)
+	resp, err := c.servers.call(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("route of topic %s: %w", name, err)
 	}
@@ -247,7 +247,7 @@ const templateQueues = 4
 // askTemplate makes a route for a topic that does not exist from that of the template topic, which brokers have if they create topics by
 // themselves.
 func (c *Client) askTemplate(name string, unknown error) (*route, error) {
-	t, err := c.ask(remoting.TopicAutoCreate)
+	t, err := c.ask(c.ctx, remoting.TopicAutoCreate)
 	if errors.Is(err, ErrNoRoute) {
 		return nil, unknown
 	}
@@ -285,6 +285,7 @@ func (c *Client) pollRoutes() {
 			c.dropUnused()
 			continue
 		}
+		c.reconnect()
 		for _, t := range *c.topics.Load() {
 			if r := t.route.Load(); r != nil && r.borrowed {
 				c.refresh(t, false, unsettledPoll/2)
