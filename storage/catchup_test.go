@@ -59,7 +59,7 @@ func fetch(t *testing.T, rng *rand.Rand, to, from *Store) bool {
 // order, with crashes and kills, new manifests, batches, trims and snapshots of
 // its own in between. It ends with the same bytes.
 func TestCatchUp(t *testing.T) {
-	rounds := 30
+	rounds := 20
 	if os.Getenv("RAFTMQ_LONG") != "" {
 		rounds = 600
 	}

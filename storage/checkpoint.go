@@ -20,7 +20,7 @@ type checkpoint struct {
 	// floor is how far a committed trim has removed files: a replay that begins
 	// before that trim need not look for them.
 	floor int64
-	// index is up to where the index was synced.
+	// index is up to where the index files have all keys, and are synced.
 	index int64
 	// missing are the ranges of the CommitLog that are not here, or not synced.
 	missing spans

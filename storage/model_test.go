@@ -63,7 +63,7 @@ func (r *rig) restartAt(m *moment) {
 // kill at a random disk operation now and then: the store always is what the
 // model is.
 func TestModel(t *testing.T) {
-	rounds := 40
+	rounds := 25
 	if os.Getenv("RAFTMQ_LONG") != "" {
 		rounds = 1000
 	}

@@ -224,30 +224,30 @@ func (r *resumption) queues(same bool) {
 			known[l.QueueID] = l
 		}
 	}
-	queues := make(map[QueueID]*Queue, len(r.m.Queues))
+	r.queuesMu.Lock() // readers look queues up meanwhile
+	defer r.queuesMu.Unlock()
+	all := r.Store.queues
 	for _, e := range r.m.Queues {
 		l := e
 		if !same {
 			l = known[e.QueueID]
 		}
-		q := r.Queue(e.QueueID)
+		q := all[e.QueueID]
 		if q == nil {
 			q = newQueue(r.Store, e.QueueID)
+			all[e.QueueID] = q
 		}
 		r.queue(q, e, l, facts[e.QueueID])
-		queues[e.QueueID] = q
 		r.order = append(r.order, q)
 	}
-	for id, q := range r.Store.queues {
-		if queues[id] == nil {
-			q.mu.Lock()
+	for id, q := range all {
+		q.mu.Lock()
+		if q.gen != uint32(r.st.epoch) {
 			q.dropped = true
-			q.mu.Unlock()
+			delete(all, id)
 		}
+		q.mu.Unlock()
 	}
-	r.queuesMu.Lock()
-	r.Store.queues = queues
-	r.queuesMu.Unlock()
 }
 
 // queue makes a queue what the manifest says (e), from what is synced (l, f).

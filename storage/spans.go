@@ -28,6 +28,9 @@ func (s spans) add(from, to int64) spans {
 
 // remove returns the set without [from, to).
 func (s spans) remove(from, to int64) spans {
+	if from >= to {
+		return s
+	}
 	var out spans
 	for _, sp := range s {
 		if sp.to <= from || sp.from >= to {

@@ -160,6 +160,9 @@ func (s *Store) syncIndex(end int64, c *checkpoint) error {
 		s.log.Warn("the index could not be synced; a crash would have part of it made anew", "up to", end, "reached", covered, "error", err)
 	}
 	c.index = min(covered, end)
+	for _, gap := range x.Missing() {
+		c.index = min(c.index, gap.From)
+	}
 	return nil
 }
 

@@ -93,6 +93,35 @@ func (v *verifier) run() error {
 		v.queue(v.queues[e.QueueID])
 	}
 	v.closeIndex()
+	return v.strangers()
+}
+
+// strangers looks for files that are not the store's.
+func (v *verifier) strangers() error {
+	known := map[string]bool{
+		lockFile: true, formatFile: true, formatFile + ".tmp": true, "checkpoint.0": true, "checkpoint.1": true,
+		commitLogDir: true, sumsDir: true, queuesDir: true, indexDir: true,
+	}
+	for _, dir := range []string{"", commitLogDir, sumsDir, queuesDir} {
+		entries, err := v.r.fs.ReadDir(LabelDir, v.r.dir+"/"+dir)
+		if err != nil && !isNotExist(err) {
+			return err
+		}
+		for _, e := range entries {
+			off, ok := parseOffsetName(e.Name())
+			switch dir {
+			case "":
+				ok = known[e.Name()]
+			case queuesDir:
+				_, ok = parseTopicDir(e.Name())
+			default:
+				ok = ok && off%v.r.SegmentSize == 0
+			}
+			if !ok {
+				v.add(strings.TrimPrefix(dir+"/"+e.Name(), "/"), -1, "is not a file of the store")
+			}
+		}
+	}
 	return nil
 }
 

@@ -56,6 +56,32 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// Files that lack, and files that are not the store's, are found.
+func TestVerifyFiles(t *testing.T) {
+	rng := rand.New(rand.NewPCG(seed(t), 0))
+	r := filledRig(t, rng)
+	r.close()
+	whole := r.fs
+	for _, name := range []string{
+		pick(rng, r.files(commitLogDir, false)), r.files(sumsDir, false)[0], pick(rng, r.files(queuesDir, false)),
+		queueFilePath(r.opts.Dir, QueueID{"big", 7, 3}, 0) + sumsSuffix, r.fileNames(r.opts.Dir + "/" + indexDir)[0],
+	} {
+		r.fs = whole.Clone()
+		r.must(r.fs.Remove("", name))
+		if v := r.verify(); v.Found == 0 {
+			t.Errorf("that %s lacks was not found", name)
+		}
+	}
+	for _, name := range []string{"x", "commitlog/1", "commitlog-sums/00000000000000000001", "consumequeue/x"} {
+		r.fs = whole.Clone()
+		r.overwrite(r.opts.Dir+"/"+name, nil)
+		if v := r.verify(); v.Found != 1 || v.List[0].File != name {
+			t.Errorf("%s was not found: %v", name, v.List)
+		}
+	}
+	r.fs = whole
+}
+
 // One bit flipped anywhere in any file below the manifest is found.
 func TestVerifyFindsEveryFlip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed(t), 0))

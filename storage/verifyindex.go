@@ -27,10 +27,7 @@ func (v *verifier) openIndex() error {
 		return nil
 	}
 	entries, err := v.r.fs.ReadDir(LabelDir, dir)
-	if isNotExist(err) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !isNotExist(err) {
 		return err
 	}
 	identity := indexIdentity(v.r.Cluster, v.r.Group)
@@ -61,6 +58,13 @@ func (v *verifier) openIndex() error {
 			continue
 		}
 		v.index = append(v.index, c)
+	}
+	lack := spans{}.add(v.begin, min(v.r.checkpoint.index, v.Manifest.End))
+	for _, c := range v.index {
+		lack = lack.remove(c.begin, c.end)
+	}
+	for _, gap := range lack {
+		v.add(indexDir, -1, "no file has the keys of the records in [%d, %d)", gap.from, gap.to)
 	}
 	return nil
 }
