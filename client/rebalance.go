@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -56,7 +57,11 @@ func (p *PushConsumer) rebalance() bool {
 		}
 		if err := p.rebalanceTopic(s); err != nil {
 			ok = false
-			p.c.log.Info("rebalance", "group", p.cfg.Group, "topic", s.topic, "error", err)
+			level := slog.LevelInfo
+			if errors.Is(err, ErrNoRoute) {
+				level = slog.LevelDebug // as every group begins
+			}
+			p.c.log.Log(p.ctx, level, "rebalance", "group", p.cfg.Group, "topic", s.topic, "error", err)
 		}
 	}
 	// What is not subscribed to any more.
