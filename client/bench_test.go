@@ -191,6 +191,37 @@ func BenchmarkSend(b *testing.B) {
 	})
 }
 
+// BenchmarkSendWork is what a send costs besides the connection: making the request and reading the answer.
+func BenchmarkSendWork(b *testing.B) {
+	p, err := benchClient(b).NewProducer(ProducerConfig{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	m := &Message{Topic: "T", Body: make([]byte, 1024), Tags: "TagA"}
+	if _, err := p.Send(context.Background(), m); err != nil {
+		b.Fatal(err)
+	}
+	peer := p.c.group("b").leader.Load()
+	resp := &remoting.Command{}
+	for k, v := range map[string]string{"msgId": "7F00000100002A9F0000000000000400", "queueId": "0", "queueOffset": "7", "TRACE_ON": "true"} {
+		resp.Ext.Add(k, v)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s := newSend(p)
+		if err := s.single(m); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.begin(context.Background(), nil); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, done := s.after(context.Background(), peer, resp, nil); !done {
+			b.Fatal("not stored")
+		}
+		s.free()
+	}
+}
+
 // BenchmarkPull pulls messages of 1 KiB, 32 at once, from a broker that answers at once.
 func BenchmarkPull(b *testing.B) {
 	c := benchClient(b)

@@ -82,6 +82,9 @@ func (s *send) single(m *Message) error {
 	return nil
 }
 
+// batchOverhead is what a message of a batch usually takes besides its body.
+const batchOverhead = 128
+
 // batch fills in the request of several messages.
 func (s *send) batch(ms []*Message) error {
 	if len(ms) == 1 {
@@ -91,7 +94,13 @@ func (s *send) batch(ms []*Message) error {
 		return notSent(fmt.Errorf("%w: the batch is empty", ErrMessage))
 	}
 	s.msgs, s.keys = ms, make([]string, len(ms))
-	var body []byte
+	size := 0
+	for _, m := range ms {
+		if m != nil {
+			size += len(m.Body) + batchOverhead
+		}
+	}
+	body := make([]byte, 0, min(size, s.p.cfg.MaxMessageSize))
 	var w propertyWriter
 	for i, m := range ms {
 		err := s.p.cfg.check(m)
