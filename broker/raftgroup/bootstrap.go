@@ -28,12 +28,15 @@ type replicaState struct {
 	HasState bool `json:"hasState"`
 	// Leader is the ServerID of the leader it knows.
 	Leader string `json:"leader,omitempty"`
+	// Peers are the members the group begins with, by its configuration.
+	Peers []Peer `json:"peers"`
 }
 
-// bootstrap brings a replica without any state into the group. It makes the
-// group only if every one of the initial peers has said that it has no state
-// either: all then make it with the same members. If one has state, the group
-// exists, and this replica waits for its leader.
+// bootstrap brings a replica without any state into the group. One node makes
+// the group, the first by name, so that there is one at most; and only when every
+// one of the initial peers, itself too, has said at its address that it has no
+// state and means the same members. If one has state, the group exists, and this
+// replica waits for its leader.
 func (g *Group) bootstrap(ctx context.Context) {
 	timer := time.NewTicker(bootstrapRetry)
 	defer timer.Stop()
@@ -56,44 +59,48 @@ func (g *Group) bootstrap(ctx context.Context) {
 }
 
 func (g *Group) tryBootstrap(ctx context.Context) (done bool, why string) {
-	if g.log.LastTerm() > 0 || g.raft.LastIndex() > 0 {
+	if g.hasState() {
 		return true, ""
 	}
-	states := make([]replicaState, len(g.cfg.Peers))
-	for i, p := range g.cfg.Peers {
-		if p.Node == g.cfg.Node {
-			states[i] = g.describe()
-			continue
-		}
-		var err error
-		if states[i], err = g.ask(ctx, p.Address); err != nil {
-			return false, fmt.Sprintf("%s at %s has not said that it has no state: %v", p.Node, p.Address, err)
-		}
-		if !isNode(states[i].ServerID, p.Node) {
-			return false, fmt.Sprintf("at %s is %s, the configuration says %s", p.Address, states[i].ServerID, p.Node)
-		}
-	}
+	peers := g.peers()
 	var c raft.Configuration
-	for i, s := range states {
-		if s.HasState {
+	for _, p := range peers {
+		s, err := g.ask(ctx, p.Address)
+		switch {
+		case err != nil:
+			return false, fmt.Sprintf("%s at %s has not said that it has no state: %v", p.Node, p.Address, err)
+		case !isNode(s.ServerID, p.Node), p.Node == g.cfg.Node && s.ServerID != string(g.id):
+			return false, fmt.Sprintf("at %s is %s, not the node %s that this one knows: check the node ids and addresses", p.Address, s.ServerID, p.Node)
+		case s.HasState:
 			return false, fmt.Sprintf("%s has state: the group exists, its leader %s has to take this replica, %s, in", s.ServerID, s.Leader, g.id)
+		case !slices.Equal(s.Peers, peers):
+			return false, fmt.Sprintf("the configuration of %s says that the members are %v, that of this node says %v", s.ServerID, s.Peers, peers)
 		}
 		c.Servers = append(c.Servers, raft.Server{
 			Suffrage: raft.Voter,
 			ID:       raft.ServerID(s.ServerID),
-			Address:  peerAddress(raft.ServerID(s.ServerID), g.cfg.Peers[i].Address),
+			Address:  peerAddress(raft.ServerID(s.ServerID), p.Address),
 		})
 	}
-	slices.SortFunc(c.Servers, func(a, b raft.Server) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	err := g.raft.BootstrapCluster(c).Error()
+	if peers[0].Node != g.cfg.Node {
+		return false, fmt.Sprintf("%s makes it", peers[0].Node)
+	}
+	stop := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { close(stop) })()
+	err := await(g.raft().BootstrapCluster(c), stop)
 	switch {
 	case err == nil:
 		g.logger.Info("made the group", "members", c.Servers)
 		return true, ""
 	case errors.Is(err, raft.ErrCantBootstrap):
-		return true, "" // its leader was faster
+		return true, ""
 	}
 	return false, err.Error()
+}
+
+// peers are the initial members, sorted by name.
+func (g *Group) peers() []Peer {
+	return slices.SortedFunc(slices.Values(g.cfg.Peers), func(a, b Peer) int { return strings.Compare(a.Node, b.Node) })
 }
 
 // isNode says whether a ServerID is of a node: an incarnation follows its name.
@@ -102,18 +109,24 @@ func isNode(serverID, node string) bool {
 	return ok && !strings.Contains(rest, "-")
 }
 
+// hasState says whether this replica has a term, a log or a snapshot.
+func (g *Group) hasState() bool {
+	r := g.raft()
+	return g.hadState || r.LastIndex() > 0 || r.CurrentTerm() > 0
+}
+
 // describe is what this replica answers when it is asked.
 func (g *Group) describe() replicaState {
-	s := replicaState{ServerID: string(g.id), Address: g.cfg.Port.Addr().String()}
-	s.HasState = g.hadState || g.raft.LastIndex() > 0 || g.raft.CurrentTerm() > 0
-	_, leader := g.raft.LeaderWithID()
-	s.Leader = string(leader)
-	return s
+	_, leader := g.raft().LeaderWithID()
+	return replicaState{
+		ServerID: string(g.id), Address: g.cfg.Port.Addr().String(),
+		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
+	}
 }
 
 // ask asks whoever is at an address for its state.
 func (g *Group) ask(ctx context.Context, addr string) (s replicaState, err error) {
-	c, err := g.cfg.Port.connect(addr, hello{Kind: streamState, Group: g.cfg.Name, From: string(g.id)}, askTimeout)
+	c, err := g.cfg.Port.connect(ctx, addr, hello{Kind: streamState, Group: g.cfg.Name, From: string(g.id)}, askTimeout)
 	if err != nil {
 		return s, err
 	}

@@ -6,9 +6,9 @@ import (
 )
 
 // logClock gives the times a leader stamps on commands, in ms: never below what
-// the log holds already, never backwards, and never in leaps. It runs on the
-// machine's monotonic clock and is slewed to the wall clock, so that setting
-// the wall clock changes its pace, not its reading.
+// the log holds already, never backwards, and, once begun, never in leaps. It
+// runs on the machine's monotonic clock and is slewed to the wall clock, so that
+// setting the wall clock changes its pace, not its reading.
 type logClock struct {
 	mu   sync.Mutex
 	now  func() time.Time
@@ -20,6 +20,7 @@ type logClock struct {
 func (c *logClock) raise(t int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.advance()
 	c.at = max(c.at, float64(t))
 }
 
@@ -27,6 +28,12 @@ func (c *logClock) raise(t int64) {
 func (c *logClock) read() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.advance()
+	return int64(c.at)
+}
+
+// advance moves the log time on to now.
+func (c *logClock) advance() {
 	now := c.now()
 	wall := float64(now.UnixMicro()) / 1000
 	if c.last.IsZero() {
@@ -37,5 +44,4 @@ func (c *logClock) read() int64 {
 		c.at += passed + min(max(wall-c.at-passed, -passed/2), passed/2)
 	}
 	c.last = now
-	return int64(c.at)
 }

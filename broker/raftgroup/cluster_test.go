@@ -8,12 +8,13 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 
 	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
@@ -23,122 +24,69 @@ import (
 
 const testSegment = 256 << 10
 
-// testNode is a node of a cluster in memory and fake time.
-type testNode struct {
-	c      *testCluster
-	id     string
-	addr   string
-	fs     *disk.Mem
-	stable *raft.InmemStore
-	port   *Port
-	group  *Group // nil while it is down
-	tweak  func(*Config)
-}
-
 // testCluster is a group of replicas on one network.
 type testCluster struct {
 	t      testing.TB
 	net    *memNet
 	nodes  []*testNode
 	logger hclog.Logger
+
+	mu    sync.Mutex
+	leads map[uint64]string // S7: who has led, by term
+	ends  []func()          // of what else runs
 }
 
 // inCluster runs a test on a cluster of n nodes, in fake time.
 func inCluster(t *testing.T, n int, tweak func(*Config), test func(*testing.T, *testCluster)) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &testCluster{t: t, net: newMemNet(), logger: hclog.NewNullLogger()}
-		if os.Getenv("RAFTMQ_TEST_LOG") != "" {
-			c.logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: os.Stderr})
-		}
-		for i := range n {
-			c.nodes = append(c.nodes, &testNode{
-				c: c, id: fmt.Sprintf("n%d", i+1), addr: fmt.Sprintf("n%d:7000", i+1),
-				fs: disk.NewMem(uint64(i)), stable: raft.NewInmemStore(), tweak: tweak,
-			})
-		}
+		c := newTestCluster(t, n, tweak)
 		for _, node := range c.nodes {
 			node.start()
 		}
-		defer func() {
-			for _, node := range c.nodes {
-				node.stop()
-			}
-		}()
+		defer c.stop()
 		test(t, c)
 	})
 }
 
-func (n *testNode) config() Config {
-	var peers []Peer
-	for _, p := range n.c.nodes {
-		peers = append(peers, Peer{Node: p.id, Address: p.addr})
+func newTestCluster(t testing.TB, n int, tweak func(*Config)) *testCluster {
+	c := &testCluster{t: t, net: newMemNet(), logger: testLogger(), leads: map[uint64]string{}}
+	for i := range n {
+		c.nodes = append(c.nodes, &testNode{
+			c: c, id: fmt.Sprintf("n%d", i+1), addr: fmt.Sprintf("n%d:7000", i+1),
+			fs: disk.NewMem(uint64(i)), stable: newMemStable(), tweak: tweak,
+		})
 	}
-	port, err := strconv.Atoi(n.id[1:])
-	if err != nil {
-		n.c.t.Fatal(err)
-	}
-	cfg := Config{
-		Cluster: "test", Name: "broker-a", Node: n.id, Peers: peers,
-		ClientAddress: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(10000+port)),
-		Dir:           "data", FS: n.fs, Stable: n.stable,
-		SegmentSize: testSegment, RaftSegmentSize: 1 << 20, MaxEntry: 128 << 10, BatchBytes: 32 << 10,
-		SnapshotBytes: 512 << 10, TrailingBytes: 64 << 10,
-		Logger:  n.c.logger.With("node", n.id),
-		Storage: storage.Options{Reserve: 1},
-	}
-	if n.tweak != nil {
-		n.tweak(&cfg)
-	}
-	return cfg
+	return c
 }
 
-func (n *testNode) start() {
-	n.c.t.Helper()
-	if err := n.tryStart(); err != nil {
-		n.c.t.Fatalf("%s: %v", n.id, err)
+func (c *testCluster) stop() {
+	for _, end := range c.ends {
+		end()
+	}
+	for _, node := range c.nodes {
+		node.stop()
 	}
 }
 
-func (n *testNode) tryStart() error {
-	n.port = NewPort(PortConfig{Cluster: "test", Listener: n.c.net.listen(n.addr), Dial: n.c.net.dialer(n.addr), Logger: n.c.logger})
-	cfg := n.config()
-	cfg.Port = n.port
-	g, err := Open(cfg)
-	if err != nil {
-		n.port.Close()
-		return err
+// testLogger logs if RAFTMQ_TEST_LOG is set.
+func testLogger() hclog.Logger {
+	if os.Getenv("RAFTMQ_TEST_LOG") == "" {
+		return hclog.NewNullLogger()
 	}
-	n.group = g
-	return nil
+	return hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: os.Stderr, TimeFormat: "05.000000"})
 }
 
-func (n *testNode) stop() {
-	n.c.t.Helper()
-	if n.group == nil {
+// led notes S7: one leader per term at most.
+func (c *testCluster) led(l Leadership) {
+	if !l.Self {
 		return
 	}
-	if err := n.group.Close(); err != nil {
-		n.c.t.Errorf("%s: closing: %v", n.id, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if other, ok := c.leads[l.Term]; ok && other != l.Node {
+		c.t.Errorf("S7: %s and %s both led in term %d", other, l.Node, l.Term)
 	}
-	if err := n.port.Close(); err != nil {
-		n.c.t.Errorf("%s: closing the port: %v", n.id, err)
-	}
-	n.group = nil
-}
-
-// kill stops a node as kill -9 would: what it does while it is closed is not on
-// the disk that it comes back with.
-func (n *testNode) kill() {
-	fs := n.fs.Clone()
-	n.stop()
-	n.fs = fs
-}
-
-// powerLoss stops a node and loses what it had not synced.
-func (n *testNode) powerLoss(seed uint64) {
-	fs := n.fs.Crash(seed)
-	n.stop()
-	n.fs = fs
+	c.leads[l.Term] = l.Node
 }
 
 func (c *testCluster) addrs() []string {
@@ -149,45 +97,83 @@ func (c *testCluster) addrs() []string {
 	return all
 }
 
+// poll waits, in fake time, until a condition holds.
+func (c *testCluster) poll(limit time.Duration, ok func() bool) bool {
+	for end := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+		if ok() {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+// wait is poll that fails the test.
+func (c *testCluster) wait(what string, ok func() bool) {
+	c.t.Helper()
+	if !c.poll(time.Minute, ok) {
+		c.explain()
+		c.t.Fatalf("not within a minute: %s", what)
+	}
+}
+
+func (c *testCluster) explain() {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		g := n.group()
+		if g == nil {
+			c.t.Logf("%s is down", n.id)
+			continue
+		}
+		s := g.Status()
+		c.t.Logf("%s: %s term %d leader %s, applied %d committed %d last %d snapshot %d, missing %v complete %v, failed %v",
+			n.id, s.State, s.Term, s.Leader, s.AppliedIndex, s.CommitIndex, s.LastIndex, s.Snapshot, g.Store().Missing(), s.Complete, g.Err())
+	}
+}
+
+// leading is a node that leads and serves, of the highest term; nil if none does.
+func (c *testCluster) leading() *testNode {
+	var found *testNode
+	var term uint64
+	for _, n := range c.nodes {
+		if g := n.group(); g != nil {
+			if l := g.Leadership(); l.Self && (found == nil || l.Term > term) {
+				found, term = n, l.Term
+			}
+		}
+	}
+	return found
+}
+
 // leader waits for a node that leads and serves.
 func (c *testCluster) leader() *testNode {
 	c.t.Helper()
-	for range 600 {
-		var found *testNode
-		for _, n := range c.nodes {
-			if n.group != nil && n.group.Leadership().Self && (found == nil || n.group.Leadership().Term > found.group.Leadership().Term) {
-				found = n
-			}
-		}
-		if found != nil {
-			return found
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	c.t.Fatal("no leader in 30 s")
-	return nil
+	var found *testNode
+	c.wait("a leader", func() bool {
+		found = c.leading()
+		return found != nil
+	})
+	return found
 }
 
+// followers are the nodes that are up and do not lead.
 func (c *testCluster) followers() []*testNode {
 	leader := c.leader()
-	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *testNode) bool { return n == leader || n.group == nil })
+	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *testNode) bool { return n == leader || n.group() == nil })
 }
 
 // propose gives a command to whoever leads, until it is done.
 func (c *testCluster) propose(command []byte) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		_, err := c.leader().group.Propose(ctx, command)
-		if err == nil {
-			return
+	c.wait("a command is applied", func() bool {
+		g := c.leader().group()
+		if g == nil {
+			return false
 		}
-		if ctx.Err() != nil {
-			c.t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		_, err := g.Propose(context.Background(), slices.Clone(command))
+		return err == nil
+	})
 }
 
 func (c *testCluster) createTopic(name string, queues int32) {
@@ -197,132 +183,52 @@ func (c *testCluster) createTopic(name string, queues int32) {
 	c.propose(fsm.PutTopic(t, true))
 }
 
-// testSend is a send and its outcome.
-type testSend struct {
-	topic  string
-	queue  int32
-	body   []byte
-	uniq   string
-	repeat bool
-	done   chan struct{}
-	res    fsm.Result
-	err    error
-}
-
-func (s *testSend) AppendRecords(dst []byte) ([]byte, error) {
-	var props remoting.Properties
-	if s.uniq != "" {
-		props = remoting.AppendProperty(props, remoting.PropUniqKey, s.uniq)
-	}
-	return remoting.AppendRecord(dst, &remoting.Record{QueueID: s.queue, Topic: s.topic, Body: s.body, Properties: props,
-		StoreHost: netip.MustParseAddrPort("127.0.0.1:10911"), BornHost: netip.MustParseAddrPort("127.0.0.1:5")})
-}
-
-func (s *testSend) Done(r fsm.Result, err error) {
-	s.res, s.err = r, err
-	close(s.done)
-}
-
-// send proposes a message at a node and waits for the outcome.
-func (n *testNode) send(topic string, queue int32, body, uniq string) (fsm.Result, error) {
-	s := &testSend{topic: topic, queue: queue, body: []byte(body), uniq: uniq, done: make(chan struct{})}
-	var key fsm.Key
-	if uniq != "" {
-		key = fsm.SendKey(topic, 0, []byte(uniq))
-	}
-	if n.group == nil {
-		return fsm.Result{}, ErrClosed
-	}
-	if err := n.group.Append(Send{SendMeta: fsm.SendMeta{Key: key}, Count: 1, Size: len(body) + 200, Op: s}); err != nil {
-		return fsm.Result{}, err
-	}
-	<-s.done
-	return s.res, s.err
-}
-
 // deliver sends a message until it is stored, as a client does.
 func (c *testCluster) deliver(topic string, queue int32, body string) fsm.Result {
 	c.t.Helper()
-	for range 1000 {
-		res, err := c.leader().send(topic, queue, body, "U"+body)
-		if err == nil && (res.Status == fsm.Stored || res.Status == fsm.Repeated) {
-			return res
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	c.t.Fatalf("%s was never stored", body)
-	return fsm.Result{}
-}
-
-// bodies reads a queue at a node.
-func (n *testNode) bodies(topic string, queue int32) []string {
-	n.c.t.Helper()
-	t, ok := n.group.State().Topic(topic)
-	if !ok {
-		return nil
-	}
-	q := n.group.Store().Queue(storage.QueueID{Topic: topic, Incarnation: t.Incarnation, Queue: queue})
-	if q == nil {
-		return nil
-	}
-	units, err := q.Units(0, int(q.Max()), nil)
-	if err != nil {
-		n.c.t.Fatalf("%s: %v", n.id, err)
-	}
-	var out []string
-	for i, u := range units {
-		rec, err := n.group.Store().Read(u.Phys, int(u.Size))
-		if err != nil {
-			n.c.t.Fatalf("%s: %v", n.id, err)
-		}
-		v, err := remoting.ParseRecord(rec)
-		if err != nil {
-			n.c.t.Fatalf("%s: %v", n.id, err)
-		}
-		if v.QueueOffset() != int64(i) || v.PhysicalOffset() != u.Phys {
-			n.c.t.Errorf("%s: unit %d has the record of offset %d at %d", n.id, i, v.QueueOffset(), v.PhysicalOffset())
-		}
-		out = append(out, string(v.Body()))
-	}
-	return out
+	var res fsm.Result
+	c.wait(body+" is stored", func() bool {
+		var err error
+		res, err = c.leader().send(topic, queue, body, "U"+body)
+		return err == nil && (res.Status == fsm.Stored || res.Status == fsm.Repeated)
+	})
+	return res
 }
 
 // settle waits until all nodes that are up have applied the same entries and
 // miss nothing.
 func (c *testCluster) settle() {
 	c.t.Helper()
-	for range 1200 {
-		leader := c.leader()
-		want, _ := leader.group.progress.get()
-		same := want == leader.group.raft.LastIndex()
+	c.wait("the replicas are equal", func() bool {
+		leader := c.leading()
+		if leader == nil {
+			return false
+		}
+		want, _ := leader.group().progress.get()
+		if want != leader.group().raft().LastIndex() {
+			return false
+		}
 		for _, n := range c.nodes {
-			if n.group == nil {
+			g := n.group()
+			if g == nil {
 				continue
 			}
-			got, _ := n.group.progress.get()
-			same = same && got == want && n.group.Store().Complete()
+			if got, _ := g.progress.get(); got != want || !g.Store().Complete() {
+				return false
+			}
 		}
-		if same {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	for _, n := range c.nodes {
-		if n.group != nil {
-			got, _ := n.group.progress.get()
-			c.t.Logf("%s: applied %d of %d, missing %v, complete %v, failed %v", n.id, got, n.group.raft.LastIndex(), n.group.Store().Missing(), n.group.Store().Complete(), n.group.Err())
-		}
-	}
-	c.t.Fatal("the replicas do not become equal in a minute")
+		return true
+	})
 }
 
 // checkEqual is S10: all replicas have the same state and the same bytes.
 func (c *testCluster) checkEqual() {
 	c.t.Helper()
 	c.settle()
+	synctest.Wait() // what is applied has been applied
 	var digest, manifest, first string
 	for _, n := range c.nodes {
-		if n.group == nil {
+		if n.group() == nil {
 			continue
 		}
 		d, m := n.describe()
@@ -339,18 +245,62 @@ func (c *testCluster) checkEqual() {
 	}
 }
 
-// describe is only for when nothing is being applied.
-func (n *testNode) describe() (digest, manifest string) {
-	d := n.group.state.Digest()
-	m, err := n.group.store.Pin().AppendBinary(nil)
-	if err != nil {
-		n.c.t.Fatal(err)
-	}
-	return string(d[:]), string(m)
+// testSend is a send and its outcome.
+type testSend struct {
+	topic  string
+	queue  int32
+	bodies []string
+	uniq   string
+	dead   func() bool
+	done   chan struct{}
+	res    fsm.Result
+	err    error
 }
 
-func testSeed(t testing.TB) *rand.Rand {
-	seed := rand.Uint64()
+func newTestSend(topic string, queue int32, uniq string, bodies ...string) *testSend {
+	return &testSend{topic: topic, queue: queue, uniq: uniq, bodies: bodies, done: make(chan struct{})}
+}
+
+func (s *testSend) AppendRecords(dst []byte) (_ []byte, err error) {
+	var props remoting.Properties
+	if s.uniq != "" {
+		props = remoting.AppendProperty(props, remoting.PropUniqKey, s.uniq)
+	}
+	for _, body := range s.bodies {
+		dst, err = remoting.AppendRecord(dst, &remoting.Record{QueueID: s.queue, Topic: s.topic, Body: []byte(body), Properties: props,
+			StoreHost: netip.MustParseAddrPort("127.0.0.1:10911"), BornHost: netip.MustParseAddrPort("127.0.0.1:5")})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return dst, nil
+}
+
+func (s *testSend) Done(r fsm.Result, err error) {
+	s.res, s.err = r, err
+	if s.dead != nil && s.dead() {
+		s.err = errKilled // nobody was told
+	}
+	close(s.done)
+}
+
+var errKilled = wrapped("the node was killed before it could answer")
+
+func (s *testSend) send() Send {
+	var key fsm.Key
+	if s.uniq != "" {
+		key = fsm.SendKey(s.topic, 0, []byte(s.uniq))
+	}
+	size := 0
+	for _, b := range s.bodies {
+		size += len(b) + 200
+	}
+	return Send{SendMeta: fsm.SendMeta{Key: key}, Count: len(s.bodies), Size: size, Op: s}
+}
+
+// testSeed gives the seed of a random test, and says it.
+func testSeed(t testing.TB) uint64 {
+	seed := rand.Uint64() >> 1
 	if v := os.Getenv("RAFTMQ_SEED"); v != "" {
 		var err error
 		if seed, err = strconv.ParseUint(v, 10, 64); err != nil {
@@ -358,5 +308,63 @@ func testSeed(t testing.TB) *rand.Rand {
 		}
 	}
 	t.Logf("RAFTMQ_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return seed
+}
+
+// long says whether to take the time it takes.
+func long() bool { return os.Getenv("RAFTMQ_LONG") != "" }
+
+// bodies reads a queue at a node.
+func (n *testNode) bodies(topic string, queue int32) []string {
+	n.c.t.Helper()
+	log, err := n.queue(topic, queue)
+	if err != nil {
+		n.c.t.Fatalf("%s: %v", n.id, err)
+	}
+	var out []string
+	for _, m := range log.messages {
+		out = append(out, m.body)
+	}
+	return out
+}
+
+// queue reads a whole queue at a node.
+func (n *testNode) queue(topic string, queue int32) (queueLog, error) {
+	g := n.group()
+	var out queueLog
+	t, ok := g.State().Topic(topic)
+	if !ok {
+		return out, nil
+	}
+	q := g.Store().Queue(storage.QueueID{Topic: topic, Incarnation: t.Incarnation, Queue: queue})
+	if q == nil {
+		return out, nil
+	}
+	var err error
+	if out.first, err = q.Min(); err != nil {
+		return out, err
+	}
+	units, err := q.Units(out.first, int(q.Max()-out.first), nil)
+	if err != nil {
+		return out, err
+	}
+	for i, u := range units {
+		rec, err := g.Store().Read(u.Phys, int(u.Size))
+		if err != nil {
+			return out, fmt.Errorf("unit %d: %w", out.first+int64(i), err)
+		}
+		v, err := remoting.ParseRecord(rec)
+		if err != nil {
+			return out, fmt.Errorf("unit %d: %w", out.first+int64(i), err)
+		}
+		out.messages = append(out.messages, queued{body: string(v.Body()), offset: v.QueueOffset(), phys: v.PhysicalOffset(), unit: u.Phys})
+	}
+	return out, nil
+}
+
+func equalBodies(t *testing.T, who string, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s has %d messages\n%s\nwant %d\n%s", who, len(got), strings.Join(got, " "), len(want), strings.Join(want, " "))
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // writeChunk bounds what one system call has to move before the deadline is
@@ -11,12 +13,14 @@ import (
 const writeChunk = 64 << 10
 
 // progressConn lets deadlines move with progress. hashicorp/raft sets one
-// deadline for a whole request, however large: 4 MiB over 200 kbit/s takes 168
-// seconds, and would be given up and begun again for ever. Here the time left
-// until the deadline set is what each further piece of it may take.
+// deadline for a whole request and its answer, however large: 4 MiB over 200
+// kbit/s takes 168 seconds, and would be given up and begun again for ever. Here
+// the time left until the deadline set is what each further piece may take, and
+// what was written puts off the deadline for its answer, too.
 type progressConn struct {
 	net.Conn
 	read, write atomic.Int64 // allowance for one piece, ns; 0: no deadline
+	fixed       bool         // deadlines stay where they were set
 }
 
 func allowance(t time.Time) int64 {
@@ -45,10 +49,8 @@ func (c *progressConn) SetWriteDeadline(t time.Time) error {
 
 func (c *progressConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if d := c.read.Load(); d > 0 && n > 0 {
-		if e := c.Conn.SetReadDeadline(time.Now().Add(time.Duration(d))); e != nil && err == nil {
-			err = e
-		}
+	if n > 0 && err == nil {
+		err = c.extend(&c.read, c.Conn.SetReadDeadline)
 	}
 	return n, err
 }
@@ -57,16 +59,45 @@ func (c *progressConn) Write(p []byte) (n int, err error) {
 	for {
 		m, err := c.Conn.Write(p[:min(len(p), writeChunk)])
 		n += m
-		if err != nil {
+		if err == nil {
+			err = c.extend(&c.read, c.Conn.SetReadDeadline)
+		}
+		if p = p[m:]; err != nil || len(p) == 0 {
 			return n, err
 		}
-		if p = p[m:]; len(p) == 0 {
-			return n, nil
-		}
-		if d := c.write.Load(); d > 0 {
-			if err := c.Conn.SetWriteDeadline(time.Now().Add(time.Duration(d))); err != nil {
-				return n, err
-			}
+		if err := c.extend(&c.write, c.Conn.SetWriteDeadline); err != nil {
+			return n, err
 		}
 	}
+}
+
+func (c *progressConn) extend(allowance *atomic.Int64, set func(time.Time) error) error {
+	d := allowance.Load()
+	if d <= 0 || c.fixed {
+		return nil
+	}
+	return set(time.Now().Add(time.Duration(d)))
+}
+
+// maxUnsent bounds what a connection's buffer holds that was not sent yet.
+const maxUnsent = 128 << 10
+
+// boundUnsent keeps the kernel from taking more than it can send soon: what is
+// written must be a sign of progress, not of a large buffer.
+func boundUnsent(c net.Conn) error {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+	}); err != nil {
+		return err
+	}
+	return set
 }

@@ -25,6 +25,8 @@ var (
 	ErrQuorumTimeout = wrapped("no quorum has confirmed in time")
 	// ErrLeadershipLost: another leader was elected before the entry committed.
 	ErrLeadershipLost = wrapped("leadership lost before the entry was committed")
+
+	errClosing = wrapped("the group was closed before the entry was committed")
 )
 
 type unknown struct{ text string }

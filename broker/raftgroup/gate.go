@@ -13,6 +13,9 @@ type raftView interface {
 	CurrentTerm() uint64
 }
 
+// termView is what it needs to know of the stable store.
+type termView interface{ CurrentTerm() uint64 }
+
 // heartbeatGate decides which heartbeats may bypass raft's main loop: those that
 // find a follower in the sender's own term, which change nothing but the time of
 // the last contact. All else belongs to the main loop: hashicorp/raft would set
@@ -20,14 +23,19 @@ type raftView interface {
 // the same (issue 695).
 //
 // The lock closes what is left of the race: while a heartbeat is being handled
-// beside the main loop, the stable store does not raise the term.
+// beside the main loop, the stable store does not raise the term, and raft
+// raises its own only after the stable store's. So both have to be looked at.
 type heartbeatGate struct {
-	mu   sync.RWMutex
-	raft atomic.Pointer[raftView]
+	mu     sync.RWMutex
+	raft   atomic.Pointer[raftView]
+	stable termView // set before raft is
 }
 
 // watch gives the gate the raft to look at. Until then nothing passes.
-func (g *heartbeatGate) watch(r raftView) { g.raft.Store(&r) }
+func (g *heartbeatGate) watch(r raftView, stable termView) {
+	g.stable = stable
+	g.raft.Store(&r)
+}
 
 func (g *heartbeatGate) now() (raft.RaftState, uint64) {
 	r := g.raft.Load()
@@ -42,33 +50,9 @@ func (g *heartbeatGate) pass(term uint64, fast func()) bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	state, current := g.now()
-	if state != raft.Follower || current != term {
+	if state != raft.Follower || current != term || g.stable.CurrentTerm() != term {
 		return false
 	}
 	fast()
 	return true
 }
-
-// gatedStable is a stable store that raises the term only while no heartbeat is
-// being handled beside the main loop.
-type gatedStable struct {
-	raft.StableStore
-	gate *heartbeatGate
-}
-
-// SetUint64 implements raft.StableStore.
-func (s gatedStable) SetUint64(key []byte, val uint64) error {
-	if string(key) == keyCurrentTerm {
-		// The heartbeat being handled sets the term it found: not a raise, and
-		// it holds the lock already.
-		if old, err := s.GetUint64(key); err == nil && old == val {
-			return nil
-		}
-		s.gate.mu.Lock()
-		defer s.gate.mu.Unlock()
-	}
-	return s.StableStore.SetUint64(key, val)
-}
-
-// keyCurrentTerm is raft's name for the current term in its stable store.
-const keyCurrentTerm = "CurrentTerm"

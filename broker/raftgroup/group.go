@@ -19,17 +19,6 @@ import (
 	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
-const (
-	enqueueTimeout = time.Second
-	rpcTimeout     = 10 * time.Second
-	// maxInFlight is how many append requests a pipeline may have on its way.
-	// Below 16 raft's wedge is likely, see pipeline.
-	maxInFlight = 64
-	// maxAppendEntries is how many entries raft stores, sends or applies at once.
-	maxAppendEntries = 64
-	commitTimeout    = 10 * time.Millisecond
-)
-
 // Group is this node's replica of one raft group.
 type Group struct {
 	cfg      Config
@@ -42,12 +31,9 @@ type Group struct {
 	snaps  *raftlog.Snapshots
 	store  *storage.Store
 	state  *fsm.State
-	layer  *streamLayer
-	trans  *transport
-	gate   *heartbeatGate
-	raft   *raft.Raft
 	clock  logClock
 
+	life       atomic.Pointer[life]
 	proposer   *proposer
 	verifier   *verifier
 	leadership atomic.Pointer[Leadership]
@@ -57,14 +43,15 @@ type Group struct {
 	leaderTerm   uint64
 	tableChanges int64
 
-	started chan struct{} // closed when raft runs and the fields are set
 	failure atomic.Pointer[error]
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	once   sync.Once
-	closed error
+	ctx     context.Context // ends with the group
+	cancel  context.CancelCauseFunc
+	done    sync.WaitGroup // the group's own goroutines
+	opening sync.Mutex     // over changes of life, and serving against Close
+	serving sync.WaitGroup // peers' requests
+	once    sync.Once
+	closed  error
 }
 
 // Open opens this node's replica of a group, or makes it. It does not wait for a
@@ -74,34 +61,34 @@ func Open(cfg Config) (_ *Group, err error) {
 		return nil, err
 	}
 	g := &Group{
-		cfg:     cfg,
-		logger:  cfg.Logger.With("group", cfg.Name),
-		gate:    &heartbeatGate{},
-		clock:   logClock{now: cfg.now},
-		started: make(chan struct{}),
+		cfg:    cfg,
+		logger: cfg.Logger.With("group", cfg.Name),
+		clock:  logClock{now: cfg.now},
 	}
-	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.leadership.Store(&Leadership{})
 	g.progress.init()
 	defer func() {
 		if err != nil {
+			g.cancel(ErrClosed)
 			err = errors.Join(fmt.Errorf("group %s: %w", cfg.Name, err), g.closeFiles())
-			g.cancel()
 		}
 	}()
 	if err := g.openFiles(); err != nil {
 		return nil, err
 	}
-	if err := g.start(); err != nil {
+	l, err := g.begin(false)
+	if err != nil {
 		return nil, err
 	}
+	g.start(l)
 	return g, nil
 }
 
 // openFiles opens what is on the disk and looks whether it fits together.
 func (g *Group) openFiles() error {
 	cfg := &g.cfg
-	if err := cfg.FS.MkdirAll(labelIdentity, cfg.Dir); err != nil {
+	if err := makeDir(cfg.FS, cfg.Dir); err != nil {
 		return err
 	}
 	want := Identity{Cluster: cfg.Cluster, Group: cfg.Name, Node: cfg.Node}
@@ -176,60 +163,36 @@ func (g *Group) openStore() (err error) {
 	return nil
 }
 
-// start starts raft and what watches over it.
-func (g *Group) start() error {
+// start starts what makes a replica of a running raft.
+func (g *Group) start(l *life) {
 	cfg := &g.cfg
-	addr := peerAddress(g.id, g.peerAddress())
-	g.layer = newStreamLayer(cfg.Port, cfg.Name, g.id, addr)
-	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: g.layer, MaxPool: 4, MaxRPCsInFlight: maxInFlight, Timeout: rpcTimeout, Logger: g.logger.Named("transport"),
-	})
-	g.trans = newTransport(inner, g.gate, g.holds, cfg.guard)
-	conf := raft.DefaultConfig()
-	conf.LocalID = g.id
-	conf.HeartbeatTimeout, conf.ElectionTimeout = cfg.Election, cfg.Election
-	conf.LeaderLeaseTimeout = cfg.Election
-	conf.CommitTimeout = commitTimeout
-	conf.MaxAppendEntries = maxAppendEntries
-	conf.BatchApplyCh = true
-	conf.ShutdownOnRemove = false
-	conf.NoLegacyTelemetry = true
-	// Snapshots are due by bytes, see snapshots: raft's own count must not.
-	conf.SnapshotThreshold = 1 << 62
-	conf.SnapshotInterval = 24 * time.Hour
-	conf.Logger = g.logger.Named("raft")
-	r, err := raft.NewRaft(conf, &machine{g}, g.log, gatedStable{g.stable, g.gate}, g.snaps, g.trans)
-	if err != nil {
-		return errors.Join(err, g.trans.Close())
-	}
-	g.raft = r
-	g.gate.watch(r)
 	g.proposer = newProposer(proposerConfig{
-		raft: r, now: g.clock.read, storeHost: cfg.ClientAddress, pending: g.log.Pending,
+		raft: g, now: g.clock.read, storeHost: cfg.ClientAddress, pending: g.log.Pending,
 		batchBytes: cfg.BatchBytes, maxEntry: cfg.MaxEntry, maxBytes: cfg.MaxPending, maxInflight: cfg.MaxInflight,
 		enqueue: enqueueTimeout, slaveTimeout: cfg.SlaveTimeout, flushTimeout: cfg.FlushTimeout,
 	})
-	g.verifier = newVerifier(func() error { return r.VerifyLeader().Error() })
+	g.verifier = newVerifier(g.verify)
+	g.clock.raise(g.state.LogTime())
+	g.progress.set(g.state.Applied())
+	g.tableChanges = g.state.TableChanges()
 	// From here on raft's goroutines, which run already, find all they need.
-	close(g.started)
+	close(l.ready)
 	cfg.Port.register(cfg.Name, portGroup{serverID: string(g.id), serve: g.serve})
-	observer := make(chan raft.Observation, 64)
-	r.RegisterObserver(raft.NewObserver(observer, false, func(o *raft.Observation) bool {
-		_, leader := o.Data.(raft.LeaderObservation)
-		return leader
-	}))
-	for _, run := range []func(){
-		func() { g.watchLeadership(observer) },
-		g.watchFailures,
-		g.snapshots,
-		g.catchUp,
-	} {
-		g.done.Go(run)
-	}
+	g.done.Go(g.watchFailures)
+	g.done.Go(g.snapshots)
+	g.done.Go(g.catchUp)
+	g.done.Go(g.supervise)
 	if !g.hadState {
 		g.done.Go(func() { g.bootstrap(g.ctx) })
 	}
-	return nil
+}
+
+// raft is the raft that runs now.
+func (g *Group) raft() *raft.Raft { return g.life.Load().raft }
+
+// ApplyLog implements applier.
+func (g *Group) ApplyLog(log raft.Log, timeout time.Duration) raft.ApplyFuture {
+	return g.raft().ApplyLog(log, timeout)
 }
 
 // peerAddress is where this node's peer port is, as the configuration says.
@@ -244,9 +207,18 @@ func (g *Group) peerAddress() string {
 
 // serve takes a connection of a peer.
 func (g *Group) serve(h hello, c net.Conn) {
+	g.opening.Lock()
+	if g.ctx.Err() != nil {
+		g.opening.Unlock()
+		c.Close()
+		return
+	}
+	g.serving.Add(1)
+	g.opening.Unlock()
+	defer g.serving.Done()
 	switch h.Kind {
 	case streamRaft:
-		g.layer.offer(c)
+		g.life.Load().layer.offer(c)
 	case streamState:
 		g.answerState(c)
 	case streamFetch:
@@ -254,8 +226,11 @@ func (g *Group) serve(h hello, c net.Conn) {
 	}
 }
 
-// holds says whether the log holds an entry.
+// holds says whether this replica holds an entry and all before it.
 func (g *Group) holds(index, term uint64) bool {
+	if applied, _ := g.progress.get(); index <= applied {
+		return true
+	}
 	var l raft.Log
 	return g.log.GetLog(index, &l) == nil && l.Term == term
 }
@@ -279,16 +254,17 @@ func (g *Group) appended(queues []*storage.Queue) {
 }
 
 // fail stops the replica for good: it neither applies nor leads nor acks any
-// more. What it has applied stays readable.
+// more. What it has applied stays readable. It does not wait for anything, so
+// any goroutine may call it, raft's too.
 func (g *Group) fail(err error) {
 	if !g.failure.CompareAndSwap(nil, &err) {
 		return
 	}
 	g.logger.Error("this replica has stopped; its peers go on without it", "error", err,
 		"todo", "mend what the error names, then restart the node")
+	g.cfg.Port.register(g.cfg.Name, portGroup{})
 	g.proposer.refuse(fmt.Errorf("%w: %w", ErrClosed, err))
-	// Not waited for: it waits for the goroutine that may have called us.
-	g.raft.Shutdown()
+	g.life.Load().halt()
 	g.abdicate()
 	if f := g.cfg.Events.Failed; f != nil {
 		f(err)
@@ -314,6 +290,14 @@ func (g *Group) watchFailures() {
 	}
 }
 
+// checkStore stops the replica if its store has failed: nobody may be told that
+// there is no room for as long as this one leads.
+func (g *Group) checkStore() {
+	if err := g.store.Err(); err != nil && g.ctx.Err() == nil {
+		g.fail(err)
+	}
+}
+
 // ID is the replica's ServerID: its node and its data directory's incarnation.
 func (g *Group) ID() string { return string(g.id) }
 
@@ -327,16 +311,20 @@ func (g *Group) State() *fsm.State { return g.state }
 func (g *Group) Store() *storage.Store { return g.store }
 
 // Close stops the replica. It does not give leadership away first: see
-// TransferLeadership.
+// TransferLeadership. Who waits for an outcome is told that it is unknown.
 func (g *Group) Close() error {
 	g.once.Do(func() {
+		g.opening.Lock()
+		g.cancel(ErrClosed)
+		l := g.life.Load()
+		g.opening.Unlock()
 		g.cfg.Port.register(g.cfg.Name, portGroup{})
-		g.cancel()
 		g.abdicate()
-		err := g.raft.Shutdown().Error()
+		err := l.stop()
 		g.proposer.close()
 		g.verifier.close()
 		g.done.Wait()
+		g.serving.Wait()
 		g.closed = errors.Join(err, g.closeFiles())
 	})
 	return g.closed

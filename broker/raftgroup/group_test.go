@@ -2,8 +2,6 @@ package raftgroup
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 	"testing"
 )
 
@@ -24,9 +22,7 @@ func TestMessagesSurviveTheirLeader(t *testing.T) {
 		}
 		c.checkEqual()
 		for _, n := range c.nodes {
-			if got := n.bodies("T", 0); !slices.Equal(got, want) {
-				t.Errorf("%s has %d messages\n%s\nwant %d", n.id, len(got), strings.Join(got, " "), len(want))
-			}
+			equalBodies(t, n.id, n.bodies("T", 0), want)
 		}
 	})
 }

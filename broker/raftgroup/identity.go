@@ -19,11 +19,12 @@ import (
 // IdentityFile is the file, in a replica's data directory, that says whose it is.
 const IdentityFile = "replica.json"
 
+const labelIdentity disk.Label = "replica.identity"
+
 const (
-	labelIdentity    disk.Label = "replica.identity"
-	identityVersion             = 1
-	maxIdentity                 = 4096
-	incarnationBytes            = 5
+	identityVersion  = 1
+	maxIdentity      = 4096
+	incarnationBytes = 5
 )
 
 // Identity says whose a data directory is. The incarnation is made with the
@@ -87,6 +88,23 @@ func loadIdentity(d disk.FS, dir string, want Identity) (Identity, error) {
 			path.Join(dir, IdentityFile), ErrForeign, got.Cluster, got.Group, got.Node, want.Cluster, want.Group, want.Node)
 	}
 	return got, nil
+}
+
+// makeDir makes a directory, if it is not there, and its name durable: also if
+// it is there, as a process that was killed may have made it and not got so far.
+func makeDir(d disk.FS, dir string) error {
+	if err := d.MkdirAll(labelIdentity, dir); err != nil {
+		return err
+	}
+	for ; ; dir = path.Dir(dir) {
+		err := d.SyncDir(labelIdentity, dir)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // not made by us
+		}
+		if err != nil || dir == path.Dir(dir) {
+			return err
+		}
+	}
 }
 
 // makeIdentity gives dir an identity, durably. It is the last file made of a new

@@ -16,39 +16,41 @@ import (
 // watchLeadership follows raft's leader. A new leader counts as one only when it
 // has applied an entry of its own term: before that its state may be older than
 // what the last leader has acknowledged.
-func (g *Group) watchLeadership(observed <-chan raft.Observation) {
+func (l *life) watchLeadership(observed <-chan raft.Observation) {
 	stop := func() {}
 	defer func() { stop() }()
 	for {
 		select {
-		case leads := <-g.raft.LeaderCh():
+		case leads := <-l.raft.LeaderCh():
 			stop()
+			// Also if it leads: raft tells only the last of several changes, and
+			// what was true of an earlier term is not of this one.
+			l.g.abdicate()
 			if !leads {
-				g.abdicate()
 				continue
 			}
-			ctx, cancel := context.WithCancel(g.ctx)
+			ctx, cancel := context.WithCancel(l.ctx)
 			stop = cancel
-			g.done.Go(func() { g.beginTerm(ctx) })
+			l.done.Go(func() { l.beginTerm(ctx) })
 		case <-observed:
-			g.learnLeader()
-		case <-g.ctx.Done():
+			l.g.learnLeader()
+		case <-l.ctx.Done():
 			return
 		}
 	}
 }
 
 // beginTerm makes the leader that raft has elected one that serves.
-func (g *Group) beginTerm(ctx context.Context) {
-	term := g.raft.CurrentTerm()
+func (l *life) beginTerm(ctx context.Context) {
+	term := l.raft.CurrentTerm()
 	for ctx.Err() == nil {
-		err := g.tryBeginTerm(ctx, term)
+		err := l.g.tryBeginTerm(ctx, term)
 		if err == nil {
 			return
 		}
-		g.logger.Warn("this replica was elected and can't serve yet", "term", term, "error", err)
+		l.g.logger.Warn("this replica was elected and can't serve yet", "term", term, "error", err)
 		select {
-		case <-time.After(g.cfg.Election):
+		case <-time.After(l.g.cfg.Election):
 		case <-ctx.Done():
 		}
 	}
@@ -56,7 +58,7 @@ func (g *Group) beginTerm(ctx context.Context) {
 
 func (g *Group) tryBeginTerm(ctx context.Context, term uint64) error {
 	// All that the terms before have committed is applied when this is.
-	if _, err := g.propose(ctx, fsm.Lead(fsm.Leader{Node: g.cfg.Node, Address: g.cfg.ClientAddress.String()})); err != nil {
+	if _, err := g.apply(ctx, fsm.Lead(fsm.Leader{Node: g.cfg.Node, Address: g.cfg.ClientAddress.String()})); err != nil {
 		return err
 	}
 	if err := g.configure(ctx); err != nil {
@@ -64,13 +66,19 @@ func (g *Group) tryBeginTerm(ctx context.Context, term uint64) error {
 	}
 	err := ErrNotLeader
 	g.lead(func() (Leadership, bool) {
-		if ctx.Err() != nil || g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term || g.state.Leader().Term != term {
+		if ctx.Err() != nil || !g.leads(term) || g.state.Leader().Term != term {
 			return Leadership{}, false
 		}
 		err = nil
 		return Leadership{Term: term, Self: true, Node: g.cfg.Node, Address: g.cfg.ClientAddress.String()}, true
 	})
 	return err
+}
+
+// leads says whether raft leads in this term, as it believes.
+func (g *Group) leads(term uint64) bool {
+	r := g.raft()
+	return g.failure.Load() == nil && r.State() == raft.Leader && r.CurrentTerm() == term
 }
 
 // configure gives a new group its configuration, or an old one what of ours may
@@ -93,19 +101,20 @@ func (g *Group) configure(ctx context.Context) error {
 		}
 		want.GroupID = hex.EncodeToString(id[:])
 	}
-	_, err := g.propose(ctx, fsm.Configure(want))
+	_, err := g.apply(ctx, fsm.Configure(want))
 	return err
 }
 
 // learnLeader finds out who leads, when it is another replica.
 func (g *Group) learnLeader() {
 	g.lead(func() (Leadership, bool) {
-		if g.raft.State() == raft.Leader {
+		r := g.raft()
+		if r.State() == raft.Leader {
 			return Leadership{}, false // see beginTerm
 		}
-		term := g.raft.CurrentTerm()
+		term := r.CurrentTerm()
 		l := g.state.Leader()
-		address, id := g.raft.LeaderWithID()
+		address, id := r.LeaderWithID()
 		if address == "" || l.Term != term || !isNode(string(id), l.Node) {
 			// Nobody, or somebody whose first entry has yet to come.
 			return Leadership{Term: term}, true
@@ -115,7 +124,13 @@ func (g *Group) learnLeader() {
 }
 
 // Leadership says who leads, as this replica knows.
-func (g *Group) Leadership() Leadership { return *g.leadership.Load() }
+func (g *Group) Leadership() Leadership {
+	l := *g.leadership.Load()
+	if l.Self && !g.leads(l.Term) {
+		return Leadership{Term: l.Term} // raft has stepped down a moment ago
+	}
+	return l
+}
 
 // lead changes what this replica knows of the leader, if decide says so. Changes
 // are made, and told, one at a time.
@@ -139,7 +154,7 @@ func (g *Group) lead(decide func() (Leadership, bool)) {
 	}
 }
 
-// abdicate forgets who leads, for good.
+// abdicate forgets who leads.
 func (g *Group) abdicate() {
 	g.lead(func() (Leadership, bool) { return Leadership{}, true })
 }
@@ -162,20 +177,49 @@ func (g *Group) Propose(ctx context.Context, command []byte) (fsm.Status, error)
 	if !g.Leadership().Self {
 		return 0, ErrNotLeader
 	}
-	return g.propose(ctx, command)
-}
-
-func (g *Group) propose(ctx context.Context, command []byte) (fsm.Status, error) {
-	fsm.Stamp(command, g.clock.read())
-	future := g.raft.ApplyLog(raft.Log{Data: command}, enqueueTimeout)
-	results, err := await(future, ctx.Done())
+	r, err := g.apply(ctx, command)
 	if err != nil {
 		return 0, err
 	}
-	if len(results) != 1 {
+	if len(r) != 1 {
 		return 0, ErrUnknown
 	}
-	return results[0].Status, nil
+	return r[0].Status, nil
+}
+
+// Deliver proposes a deliver command and returns what became of its messages.
+// Errors are as of Propose.
+func (g *Group) Deliver(ctx context.Context, command []byte) ([]fsm.Result, error) {
+	if !g.Leadership().Self {
+		return nil, ErrNotLeader
+	}
+	return g.apply(ctx, command)
+}
+
+// apply has a command applied. It waits no longer than a send would.
+func (g *Group) apply(ctx context.Context, command []byte) ([]fsm.Result, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, max(g.cfg.SlaveTimeout, g.cfg.FlushTimeout), ErrQuorumTimeout)
+	defer cancel()
+	ctx, end := g.until(ctx)
+	defer end()
+	stop := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { close(stop) })()
+	fsm.Stamp(command, g.clock.read())
+	r, err := results(g.raft().ApplyLog(raft.Log{Data: command}, enqueueTimeout), stop)
+	if err != nil && errors.Is(err, ErrUnknown) && ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", ErrUnknown, context.Cause(ctx))
+	}
+	return r, err
+}
+
+// until makes a context that ends when the group does, too.
+func (g *Group) until(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(g.ctx, func() { cancel(context.Cause(g.ctx)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // LogTime is the time that a command proposed now would be stamped with, in ms.
@@ -184,12 +228,20 @@ func (g *Group) LogTime() int64 { return g.clock.read() }
 // Barrier waits until this replica is sure to lead and has applied everything
 // that was acknowledged before the call: what the state says then is not older.
 func (g *Group) Barrier(ctx context.Context) error {
-	if !g.Leadership().Self {
+	ctx, end := g.until(ctx)
+	defer end()
+	l := g.Leadership()
+	if !l.Self {
 		return ErrNotLeader
 	}
-	index := g.raft.CommitIndex()
+	index := g.raft().CommitIndex()
 	if err := g.verifier.verify(ctx); err != nil {
 		return err
+	}
+	// The same term before and after: the index was of a term whose beginning is
+	// applied here, so nothing older was committed without it.
+	if !g.leads(l.Term) {
+		return ErrNotLeader
 	}
 	return g.progress.wait(ctx, index)
 }
@@ -199,25 +251,26 @@ func (g *Group) Barrier(ctx context.Context) error {
 func (g *Group) TransferLeadership(ctx context.Context, id string) error {
 	var future raft.Future
 	if id == "" {
-		future = g.raft.LeadershipTransfer()
+		future = g.raft().LeadershipTransfer()
 	} else {
 		server, err := g.member(id)
 		if err != nil {
 			return err
 		}
-		future = g.raft.LeadershipTransferToServer(server.ID, server.Address)
+		future = g.raft().LeadershipTransferToServer(server.ID, server.Address)
 	}
-	answered := make(chan error, 1)
-	go func() { answered <- future.Error() }()
-	select {
-	case err := <-answered:
-		if errors.Is(err, raft.ErrNotLeader) {
-			return ErrNotLeader
-		}
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
+	ctx, end := g.until(ctx)
+	defer end()
+	stop := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { close(stop) })()
+	err := await(future, stop)
+	switch {
+	case errors.Is(err, raft.ErrNotLeader):
+		return ErrNotLeader
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
 	}
+	return err
 }
 
 // member finds a member by its ServerID or its node.
@@ -235,20 +288,11 @@ func (g *Group) member(name string) (raft.Server, error) {
 }
 
 func (g *Group) servers() ([]raft.Server, error) {
-	future := g.raft.GetConfiguration()
+	future := g.raft().GetConfiguration()
 	if err := future.Error(); err != nil {
 		return nil, err
 	}
 	return future.Configuration().Servers, nil
-}
-
-// Deliver proposes a deliver command and returns what became of its messages.
-func (g *Group) Deliver(ctx context.Context, command []byte) ([]fsm.Result, error) {
-	if !g.Leadership().Self {
-		return nil, ErrNotLeader
-	}
-	fsm.Stamp(command, g.clock.read())
-	return await(g.raft.ApplyLog(raft.Log{Data: command}, enqueueTimeout), ctx.Done())
 }
 
 // DiskSpace is the size of that file system, and what of it is free, in bytes.

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/hashicorp/raft"
@@ -14,16 +15,19 @@ import (
 // any more, and no snapshot is taken of what is not the log's meaning.
 type machine struct {
 	g *Group
+	l *life
 }
 
 // ApplyBatch implements raft.BatchingFSM.
 func (m *machine) ApplyBatch(logs []*raft.Log) []any {
-	<-m.g.started
+	<-m.l.ready
 	responses := make([]any, len(logs))
 	entries := make([]fsm.Entry, 0, len(logs))
+	done := m.g.state.Applied()
 	for _, l := range logs {
-		// Configuration entries come along.
-		if l.Type == raft.LogCommand {
+		// Configuration entries come along, and after a new life's begin what
+		// the last one has applied.
+		if l.Type == raft.LogCommand && l.Index > done {
 			entries = append(entries, fsm.Entry{Index: l.Index, Term: l.Term, Data: l.Data})
 		}
 	}
@@ -37,7 +41,7 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 	}
 	next := 0
 	for i, l := range logs {
-		if l.Type == raft.LogCommand {
+		if l.Type == raft.LogCommand && l.Index > done {
 			responses[i] = results[next]
 			next++
 		}
@@ -58,17 +62,21 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	return &snapshot{g: m.g, Snapshot: s}, nil
 }
 
-// Restore implements raft.FSM.
+// Restore implements raft.FSM. raft waits for it with everything else.
 func (m *machine) Restore(r io.ReadCloser) error {
 	err := m.g.state.Restore(r)
 	if err = errors.Join(err, r.Close()); err != nil {
-		m.g.logger.Error("a snapshot can't be restored", "error", err)
+		err = fmt.Errorf("restoring a snapshot: %w", err)
+		if !m.l.running() {
+			m.l.restoring = err // raft tells that something went wrong, not what
+			return err
+		}
+		m.g.logger.Error("the leader's snapshot was not installed", "error", err)
+		m.g.checkStore()
 		return err
 	}
 	m.g.progress.signal()
-	if m.g.raft != nil {
-		// Not while raft starts: there it asks for this before there is anybody
-		// to tell.
+	if m.l.running() {
 		m.g.applied(m.g.state.Applied())
 	}
 	return nil

@@ -16,40 +16,44 @@ import (
 //
 // The byte bound: see cutEntries.
 type pipeline struct {
-	inner  raft.AppendPipeline
-	out    chan raft.AppendFuture
-	closed chan struct{}
-	once   sync.Once
-	done   sync.WaitGroup
-	guard  guards
+	inner    raft.AppendPipeline
+	answered func(raft.AppendFuture)
+	out      chan raft.AppendFuture
+	closed   chan struct{}
+	once     sync.Once
+	done     sync.WaitGroup
+	guard    guards
 }
 
-func newPipeline(inner raft.AppendPipeline, guard guards) *pipeline {
+func newPipeline(inner raft.AppendPipeline, answered func(raft.AppendFuture), guard guards) *pipeline {
 	p := &pipeline{
-		inner:  inner,
-		out:    make(chan raft.AppendFuture),
-		closed: make(chan struct{}),
-		guard:  guard,
+		inner:    inner,
+		answered: answered,
+		out:      make(chan raft.AppendFuture),
+		closed:   make(chan struct{}),
+		guard:    guard,
 	}
-	p.done.Add(1)
-	go p.drain()
+	p.done.Go(p.drain)
 	return p
 }
 
 func (p *pipeline) drain() {
-	defer p.done.Done()
 	for {
 		select {
 		case future := <-p.inner.Consumer():
+			p.answered(future)
+			last := failed(future)
 			select {
 			case p.out <- future:
 			case <-p.closed:
 				return
 			}
-			if failed(future) && !p.guard.noDrain {
+			if last {
 				// raft reads no further. What is still to come answers requests
 				// that raft will send again another way.
-				p.discard()
+				if !p.guard.noDrain {
+					p.discard()
+				}
 				return
 			}
 		case <-p.closed:

@@ -22,24 +22,25 @@ const (
 // hello each connection begins with. Whatever else connects is closed; nothing
 // it sends reaches raft.
 type Port struct {
-	cluster  string
-	listener net.Listener
-	dial     func(ctx context.Context, addr string) (net.Conn, error)
-	logger   hclog.Logger
+	cluster        string
+	listener       net.Listener
+	dial           func(ctx context.Context, addr string) (net.Conn, error)
+	logger         hclog.Logger
+	fixedDeadlines bool
 
 	mu        sync.Mutex
 	groups    map[string]portGroup
-	conns     map[net.Conn]struct{}
-	strangers int
+	conns     map[*peerConn]struct{}
+	strangers []*peerConn // have not said hello; the one that came first is first
 	closed    bool
+	closing   chan struct{}
 	done      sync.WaitGroup
 }
 
 // portGroup is what a Port knows of one group.
 type portGroup struct {
 	serverID string
-	// serve takes over the connection. It returns at once; whoever it gave the
-	// connection to closes it.
+	// serve takes over the connection and closes it, or has it closed.
 	serve func(hello, net.Conn)
 }
 
@@ -52,6 +53,8 @@ type PortConfig struct {
 	// Dial connects to another node's Listener. Default: TCP.
 	Dial   func(ctx context.Context, addr string) (net.Conn, error)
 	Logger hclog.Logger
+
+	fixedDeadlines bool // see progressConn
 }
 
 // NewPort listens until Close.
@@ -66,22 +69,23 @@ func NewPort(cfg PortConfig) *Port {
 		cfg.Logger = hclog.NewNullLogger()
 	}
 	p := &Port{
-		cluster:  cfg.Cluster,
-		listener: cfg.Listener,
-		dial:     cfg.Dial,
-		logger:   cfg.Logger,
-		groups:   map[string]portGroup{},
-		conns:    map[net.Conn]struct{}{},
+		cluster:        cfg.Cluster,
+		listener:       cfg.Listener,
+		dial:           cfg.Dial,
+		logger:         cfg.Logger,
+		fixedDeadlines: cfg.fixedDeadlines,
+		groups:         map[string]portGroup{},
+		conns:          map[*peerConn]struct{}{},
+		closing:        make(chan struct{}),
 	}
-	p.done.Add(1)
-	go p.accept()
+	p.done.Go(p.accept)
 	return p
 }
 
 // Addr is the listener's address.
 func (p *Port) Addr() net.Addr { return p.listener.Addr() }
 
-// register directs the connections for a group. An empty name takes it back.
+// register directs the connections for a group. Without serve it takes that back.
 func (p *Port) register(group string, g portGroup) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,9 +99,14 @@ func (p *Port) register(group string, g portGroup) {
 // Close stops listening and closes every connection that came in.
 func (p *Port) Close() error {
 	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
 	p.closed = true
+	close(p.closing)
 	for c := range p.conns {
-		c.Close() // the peer's loss is noticed at its end
+		c.Conn.Close() // the peer's loss is noticed at its end
 	}
 	p.mu.Unlock()
 	err := p.listener.Close()
@@ -106,82 +115,87 @@ func (p *Port) Close() error {
 }
 
 func (p *Port) accept() {
-	defer p.done.Done()
 	delay := time.Duration(0)
 	for {
 		c, err := p.listener.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || p.isClosed() {
-				return
-			}
 			// Out of descriptors, most likely: the peers retry, so may we.
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
 			p.logger.Error("accept failed on the peer port, trying again", "error", err, "in", delay)
-			time.Sleep(delay)
-			continue
+			select {
+			case <-time.After(delay):
+				continue
+			case <-p.closing:
+				return
+			}
 		}
 		delay = 0
-		if !p.admit(c) {
-			c.Close()
-			continue
+		if pc := p.admit(c); pc != nil {
+			p.done.Go(func() { p.greet(pc) })
 		}
-		p.done.Add(1)
-		go func() {
-			defer p.done.Done()
-			p.greet(c)
-		}()
 	}
 }
 
-func (p *Port) isClosed() bool {
+// admit takes a connection in, as a stranger. Too many of them push out the one
+// that came first: a peer says its hello at once, and is none for long.
+func (p *Port) admit(c net.Conn) *peerConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.closed
+	pc := &peerConn{Conn: c, port: p}
+	if p.closed {
+		c.Close()
+		return nil
+	}
+	if len(p.strangers) >= maxStrangers {
+		p.strangers[0].Conn.Close() // greet will notice
+		p.strangers = p.strangers[1:]
+	}
+	p.strangers = append(p.strangers, pc)
+	p.conns[pc] = struct{}{}
+	return pc
 }
 
-func (p *Port) admit(c net.Conn) bool {
+// known takes a connection off the list of strangers.
+func (p *Port) known(c *peerConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.strangers >= maxStrangers {
-		return false
+	for i, s := range p.strangers {
+		if s == c {
+			p.strangers = append(p.strangers[:i], p.strangers[i+1:]...)
+			return
+		}
 	}
-	p.strangers++
-	p.conns[c] = struct{}{}
-	return true
 }
 
 // peerConn is an accepted connection, known to the Port until it is closed.
 type peerConn struct {
 	net.Conn
 	port *Port
-	once sync.Once
 }
 
 func (c *peerConn) Close() error {
-	c.once.Do(func() {
-		c.port.mu.Lock()
-		delete(c.port.conns, c.Conn)
-		c.port.mu.Unlock()
-	})
+	c.port.mu.Lock()
+	delete(c.port.conns, c)
+	c.port.mu.Unlock()
 	return c.Conn.Close()
 }
 
 // greet reads the hello and hands the connection over.
-func (p *Port) greet(raw net.Conn) {
-	c := &peerConn{Conn: raw, port: p}
-	h, g, err := p.readGreeting(raw)
-	p.mu.Lock()
-	p.strangers--
-	p.mu.Unlock()
+func (p *Port) greet(c *peerConn) {
+	h, g, err := p.readGreeting(c)
+	p.known(c)
 	if err != nil {
-		p.logger.Warn("refused a connection on the peer port", "from", raw.RemoteAddr(), "error", err)
+		p.logger.Warn("refused a connection on the peer port", "from", c.RemoteAddr(), "error", err)
 		c.Close()
 		return
 	}
 	g.serve(h, c)
 }
 
-func (p *Port) readGreeting(c net.Conn) (h hello, g portGroup, err error) {
+func (p *Port) readGreeting(c *peerConn) (h hello, g portGroup, err error) {
 	if err := c.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return h, g, err
 	}
@@ -199,6 +213,9 @@ func (p *Port) readGreeting(c net.Conn) (h hello, g portGroup, err error) {
 	if refusal != nil {
 		return h, g, refusal
 	}
+	if err := boundUnsent(c.Conn); err != nil {
+		return h, g, err
+	}
 	return h, g, c.SetDeadline(time.Time{})
 }
 
@@ -212,8 +229,11 @@ func (p *Port) check(h hello) (portGroup, error) {
 	if !ok {
 		return g, fmt.Errorf("this node has no replica of group %q, or not yet", h.Group)
 	}
-	if h.To != "" && h.To != g.serverID {
-		return g, fmt.Errorf("this replica of group %q is %s, not %s: its data directory is another one", h.Group, g.serverID, h.To)
+	switch {
+	// Only a question is for whoever is there.
+	case h.To == "" && h.Kind == streamState:
+	case h.To != g.serverID:
+		return g, fmt.Errorf("this replica of group %q is %s, not %q: its data directory is another one", h.Group, g.serverID, h.To)
 	}
 	switch h.Kind {
 	case streamRaft, streamFetch, streamState:
@@ -226,25 +246,30 @@ func (p *Port) check(h hello) (portGroup, error) {
 var ErrRefused = errors.New("refused by the peer")
 
 // connect dials a peer and says hello.
-func (p *Port) connect(addr string, h hello, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+func (p *Port) connect(ctx context.Context, addr string, h hello, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c, err := p.dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
+	// Its end closes the connection, unless the hello was answered before.
+	interrupt := context.AfterFunc(ctx, func() { c.Close() })
 	h.Cluster = p.cluster
-	if err := exchangeHello(c, h, timeout); err != nil {
+	if err = exchangeHello(c, h); err == nil {
+		err = boundUnsent(c)
+	}
+	if !interrupt() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("peer %s at %s, group %s: %w", h.To, addr, h.Group, err)
 	}
 	return c, nil
 }
 
-func exchangeHello(c net.Conn, h hello, timeout time.Duration) error {
-	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return err
-	}
+func exchangeHello(c net.Conn, h hello) error {
 	if err := writeHello(c, h); err != nil {
 		return err
 	}
@@ -255,5 +280,5 @@ func exchangeHello(c net.Conn, h hello, timeout time.Duration) error {
 	if answer.Error != "" {
 		return fmt.Errorf("%w: %s", ErrRefused, answer.Error)
 	}
-	return c.SetDeadline(time.Time{})
+	return nil
 }

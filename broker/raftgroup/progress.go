@@ -18,9 +18,13 @@ func (p *progress) init() {
 	p.repair = make(chan struct{}, 1)
 }
 
+// set notes that everything up to an index is applied. It never falls.
 func (p *progress) set(index uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if index <= p.index {
+		return
+	}
 	p.index = index
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -42,7 +46,7 @@ func (p *progress) wait(ctx context.Context, index uint64) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package raftgroup
 
 import (
-	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -34,36 +33,32 @@ type SendOp interface {
 	Done(fsm.Result, error)
 }
 
-// batch is a command being filled or on its way, and who waits for it.
-type batch struct {
-	command *fsm.AppendCommand
-	ops     []SendOp
-	size    int
-	settled bool // the waiters were told; guarded by proposer.mu
-}
-
 // proposer turns concurrent sends into few raft entries. What arrives while
 // earlier entries are on their way waits and goes together: no timer delays a
 // send, and the busier it gets the larger the entries.
 //
 //	P1  A send is in exactly one batch, a batch in at most one entry.
 //	P2  Every accepted send is told its outcome once: by apply, by an error of
-//	    raft, or at its deadline.
-//	P3  At most inflight batches are with raft, and at most maxBytes in all are
-//	    accepted and not settled.
+//	    raft, or at a deadline. One that has waited for slaveTimeout and was not
+//	    given to raft is refused, definitely; one that was is unknown.
+//	P3  At most maxInflight batches are with raft and not told their outcome, and
+//	    at most maxBytes in all are accepted and not told.
+//	P4  Batches are given to raft in the order they were begun.
 type proposer struct {
 	cfg proposerConfig
 
 	mu       sync.Mutex
 	open     *batch   // being filled
 	sealed   []*batch // full, waiting for their turn
-	bytes    int      // accepted and not settled
-	inflight int
+	bytes    int      // P3
+	inflight map[*batch]struct{}
 	closed   error
-	wake     chan struct{}
-	stop     chan struct{}
-	done     sync.WaitGroup
 	estimate int // of the next command's length, bytes
+
+	wake    chan struct{}
+	stop    chan struct{}
+	running sync.WaitGroup // run
+	waiting sync.WaitGroup // for outcomes
 }
 
 type proposerConfig struct {
@@ -82,9 +77,8 @@ type proposerConfig struct {
 }
 
 func newProposer(cfg proposerConfig) *proposer {
-	p := &proposer{cfg: cfg, wake: make(chan struct{}, 1), stop: make(chan struct{})}
-	p.done.Add(1)
-	go p.run()
+	p := &proposer{cfg: cfg, inflight: map[*batch]struct{}{}, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	p.running.Go(p.run)
 	return p
 }
 
@@ -105,25 +99,37 @@ func (p *proposer) propose(s Send) error {
 		p.seal()
 	}
 	if p.open == nil {
-		p.open = &batch{command: fsm.NewAppendCommand(make([]byte, 0, p.estimate), p.cfg.storeHost)}
+		p.open = &batch{command: fsm.NewAppendCommand(make([]byte, 0, p.estimate), p.cfg.storeHost), expired: make(chan struct{})}
 	}
 	b := p.open
 	before := b.command.Len()
 	buf, err := s.Op.AppendRecords(b.command.Begin(s.SendMeta))
+	if err == nil && len(buf) > p.cfg.maxEntry {
+		// More than it said it would be.
+		err = ErrTooLarge
+	}
 	if err != nil {
 		b.command.Abort()
 		return err
 	}
 	b.command.End(buf, s.Count)
+	if len(b.ops) == 0 {
+		b.born = time.Now()
+	}
 	b.ops = append(b.ops, s.Op)
 	size := b.command.Len() - before
 	b.size += size
 	p.bytes += size
+	p.signal()
+	return nil
+}
+
+// signal wakes run.
+func (p *proposer) signal() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // seal closes the open batch. The lock is held.
@@ -134,34 +140,61 @@ func (p *proposer) seal() {
 	}
 }
 
-// next takes the batch to go now, if there is one and it may go.
-func (p *proposer) next() *batch {
+// next takes the batch to go now, if there is one and it may go, and those that
+// have waited too long. wait is how long the oldest that stays may do so.
+func (p *proposer) next() (b *batch, late []*batch, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inflight >= p.cfg.maxInflight {
-		return nil
+	for {
+		if len(p.sealed) == 0 {
+			if len(p.inflight) >= p.cfg.maxInflight && p.open != nil && len(p.open.ops) > 0 {
+				// It may still grow.
+				if wait = p.left(p.open); wait > 0 {
+					return nil, late, wait
+				}
+			}
+			p.seal()
+		}
+		if len(p.sealed) == 0 {
+			return nil, late, p.cfg.slaveTimeout
+		}
+		first := p.sealed[0]
+		wait = p.left(first)
+		if wait > 0 && len(p.inflight) >= p.cfg.maxInflight {
+			return nil, late, wait
+		}
+		p.sealed[0] = nil
+		p.sealed = p.sealed[1:]
+		if wait > 0 {
+			p.inflight[first] = struct{}{}
+			return first, late, 0
+		}
+		p.bytes -= first.size
+		late = append(late, first)
 	}
-	if len(p.sealed) == 0 {
-		p.seal()
-	}
-	if len(p.sealed) == 0 {
-		return nil
-	}
-	b := p.sealed[0]
-	p.sealed = p.sealed[1:]
-	p.inflight++
-	return b
+}
+
+// left is how much longer a batch may wait for its turn.
+func (p *proposer) left(b *batch) time.Duration {
+	return p.cfg.slaveTimeout - time.Since(b.born)
 }
 
 func (p *proposer) run() {
-	defer p.done.Done()
+	timer := time.NewTimer(p.cfg.slaveTimeout)
+	defer timer.Stop()
 	for {
-		if b := p.next(); b != nil {
+		b, late, wait := p.next()
+		for _, l := range late {
+			l.tell(nil, ErrBusy)
+		}
+		if b != nil {
 			p.send(b)
 			continue
 		}
+		timer.Reset(wait)
 		select {
 		case <-p.wake:
+		case <-timer.C:
 		case <-p.stop:
 			return
 		}
@@ -172,135 +205,80 @@ func (p *proposer) run() {
 func (p *proposer) send(b *batch) {
 	data := b.command.Bytes()
 	fsm.Stamp(data, p.cfg.now())
+	future := p.cfg.raft.ApplyLog(raft.Log{Data: data}, p.cfg.enqueue)
 	p.mu.Lock()
 	p.estimate = len(data) + len(data)/8
+	// raft may never answer (issue 498), or late: neither the senders nor the
+	// place in flight wait longer than this.
+	b.sent = time.Now()
+	b.timer = time.AfterFunc(min(p.cfg.slaveTimeout, p.cfg.flushTimeout), func() { p.expire(b) })
 	p.mu.Unlock()
-	future := p.cfg.raft.ApplyLog(raft.Log{Data: data}, p.cfg.enqueue)
-	// A future of raft may never be answered (issue 498): the waiters have
-	// deadlines of their own, and so has the place in flight.
-	late := time.AfterFunc(p.cfg.slaveTimeout, func() { p.expire(b) })
-	p.done.Add(1)
-	go func() {
-		defer p.done.Done()
-		results, err := await(future, p.stop)
-		late.Stop()
-		p.settle(b, results, err)
-	}()
+	p.waiting.Go(func() {
+		r, err := results(future, b.expired)
+		p.settle(b, r, err)
+	})
 }
 
-// await waits for a future of raft, or until stop is closed: then the outcome
-// stays unknown.
-func await(future raft.ApplyFuture, stop <-chan struct{}) ([]fsm.Result, error) {
-	answered := make(chan error, 1)
-	go func() { answered <- future.Error() }()
-	select {
-	case err := <-answered:
-		if err != nil {
-			return nil, outcome(err)
-		}
-		return applied(future.Response())
-	case <-stop:
-		return nil, ErrLeadershipLost
-	}
-}
-
-// applied takes apart what the FSM answered.
-func applied(response any) ([]fsm.Result, error) {
-	switch r := response.(type) {
-	case []fsm.Result:
-		return r, nil
-	case error:
-		// The state machine failed on this entry, here. The others may go on.
-		return nil, errors.Join(ErrUnknown, r)
-	}
-	return nil, ErrUnknown
-}
-
-// outcome maps an error of raft. Only those that it gives before the entry is in
-// its log are definite.
-func outcome(err error) error {
-	switch {
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return ErrNotLeader
-	case errors.Is(err, raft.ErrEnqueueTimeout):
-		return ErrBusy
-	case errors.Is(err, raft.ErrLeadershipLost):
-		return ErrLeadershipLost
-	}
-	return errors.Join(ErrUnknown, err)
-}
-
-// expire tells a batch's waiters that the time is up. While the disk is busy
-// with the entry the limit is the disk's, the longer one.
+// expire ends the wait for a batch when its time is up. While the disk is busy
+// the limit is the disk's.
 func (p *proposer) expire(b *batch) {
-	if since, busy := p.cfg.pending(); busy {
-		if left := p.cfg.flushTimeout - time.Since(since); left > 0 {
-			t := time.AfterFunc(left, func() { p.expire(b) })
-			p.mu.Lock()
-			settled := b.settled
-			p.mu.Unlock()
-			if settled {
-				t.Stop()
-			}
-			return
-		}
-		p.settle(b, nil, ErrFlushTimeout)
-		return
+	_, busy := p.cfg.pending()
+	limit, late := p.cfg.slaveTimeout, ErrQuorumTimeout
+	if busy {
+		limit, late = p.cfg.flushTimeout, ErrFlushTimeout
 	}
-	p.settle(b, nil, ErrQuorumTimeout)
-}
-
-// settle tells a batch's waiters the outcome, once.
-func (p *proposer) settle(b *batch, results []fsm.Result, err error) {
-	p.mu.Lock()
-	if b.settled {
-		p.mu.Unlock()
-		return
-	}
-	b.settled = true
-	p.inflight--
-	p.bytes -= b.size
-	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-	if err == nil && len(results) != len(b.ops) {
-		err = ErrUnknown
-	}
-	for i, op := range b.ops {
-		if err != nil {
-			op.Done(fsm.Result{}, err)
-			continue
-		}
-		op.Done(results[i], nil)
-	}
-}
-
-// refuse ends the taking of sends with this error.
-func (p *proposer) refuse(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if left := limit - time.Since(b.sent); left > 0 {
+		b.timer.Reset(left)
+		return
+	}
+	b.expire(late)
+}
+
+// settle takes a batch off the books and tells its senders the outcome.
+func (p *proposer) settle(b *batch, r []fsm.Result, err error) {
+	p.mu.Lock()
+	b.timer.Stop()
+	if b.late != nil && r == nil {
+		err = b.late
+	}
+	delete(p.inflight, b)
+	p.bytes -= b.size
+	p.mu.Unlock()
+	p.signal()
+	b.tell(r, err)
+}
+
+// refuse ends the taking of sends with this error, which those that were not
+// given to raft yet are told, too.
+func (p *proposer) refuse(err error) {
+	p.mu.Lock()
 	if p.closed == nil {
 		p.closed = err
 	}
+	p.seal()
+	unsent := p.sealed
+	p.sealed = nil
+	for _, b := range unsent {
+		p.bytes -= b.size
+	}
+	p.mu.Unlock()
+	for _, b := range unsent {
+		b.tell(nil, err)
+	}
 }
 
-// close refuses further sends, and tells the waiters of what is on its way that
-// its outcome is unknown, of what is not that it was not sent.
+// close refuses further sends, ends the wait for those that are with raft, and
+// returns when everybody was told.
 func (p *proposer) close() {
-	p.mu.Lock()
-	if p.closed == nil {
-		p.closed = ErrClosed
-	}
-	p.seal()
-	waiting := p.sealed
-	p.sealed = nil
-	p.inflight += len(waiting)
-	p.mu.Unlock()
+	p.refuse(ErrClosed)
 	close(p.stop)
-	for _, b := range waiting {
-		p.settle(b, nil, ErrClosed)
+	p.running.Wait()
+	p.mu.Lock()
+	for b := range p.inflight {
+		b.expire(errClosing)
 	}
-	p.done.Wait()
+	p.mu.Unlock()
+	p.waiting.Wait()
 }

@@ -44,12 +44,12 @@ func (g *Group) lastSnapshot() uint64 {
 // Snapshot takes a snapshot now, and forgets the raft log before it but for
 // TrailingBytes.
 func (g *Group) Snapshot() error {
-	conf := g.raft.ReloadableConfig()
+	conf := g.raft().ReloadableConfig()
 	conf.TrailingLogs = g.trailing()
-	if err := g.raft.ReloadConfig(conf); err != nil {
+	if err := g.raft().ReloadConfig(conf); err != nil {
 		return err
 	}
-	err := g.raft.Snapshot().Error()
+	err := g.raft().Snapshot().Error()
 	if storeErr := g.store.Err(); storeErr != nil {
 		g.fail(storeErr)
 	}
@@ -65,7 +65,7 @@ func (g *Group) Snapshot() error {
 // trailing is how many entries at the log's end make up TrailingBytes: what a
 // replica that was away for a moment can catch up with without a snapshot.
 func (g *Group) trailing() uint64 {
-	last := g.raft.LastIndex()
+	last := g.raft().LastIndex()
 	n := sort.Search(int(min(last, 1<<30)), func(n int) bool {
 		return g.log.BytesAfter(last-uint64(n)) >= g.cfg.TrailingBytes
 	})

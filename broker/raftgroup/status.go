@@ -8,12 +8,12 @@ import (
 
 // Status is how this replica sees itself and the group.
 func (g *Group) Status() remoting.RaftStatus {
-	_, leader := g.raft.LeaderWithID()
+	_, leader := g.raft().LeaderWithID()
 	applied, _ := g.progress.get()
 	s := remoting.RaftStatus{
 		Group: g.cfg.Name, Node: g.cfg.Node, ServerID: string(g.id),
-		State: g.raft.State().String(), Term: g.raft.CurrentTerm(), Leader: string(leader),
-		CommitIndex: g.raft.CommitIndex(), AppliedIndex: applied, LastIndex: g.raft.LastIndex(), Snapshot: g.lastSnapshot(),
+		State: g.raft().State().String(), Term: g.raft().CurrentTerm(), Leader: string(leader),
+		CommitIndex: g.raft().CommitIndex(), AppliedIndex: applied, LastIndex: g.raft().LastIndex(), Snapshot: g.lastSnapshot(),
 		CommitLogMin: g.store.Min(), CommitLogEnd: g.store.End(), Complete: g.store.Complete(),
 	}
 	for _, r := range g.store.Missing() {

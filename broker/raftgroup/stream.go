@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -24,8 +25,11 @@ func splitAddress(a raft.ServerAddress) (id raft.ServerID, hostport string, err 
 	return raft.ServerID(s), hostport, nil
 }
 
-// streamLayer is a raft.StreamLayer over a Port, for one group.
+// streamLayer is a raft.StreamLayer over a Port, for one life of one group. It
+// knows its connections: raft waits for what is on its way on them before it
+// stops, and leaves those that came in open.
 type streamLayer struct {
+	ctx   context.Context // ends what is being dialled
 	port  *Port
 	group string
 	self  raft.ServerID
@@ -34,21 +38,65 @@ type streamLayer struct {
 	incoming chan net.Conn
 	closed   chan struct{}
 	once     sync.Once
+
+	mu    sync.Mutex
+	conns map[*layerConn]struct{} // nil once they were cut
 }
 
-func newStreamLayer(port *Port, group string, self raft.ServerID, addr raft.ServerAddress) *streamLayer {
+func newStreamLayer(ctx context.Context, port *Port, group string, self raft.ServerID, addr raft.ServerAddress) *streamLayer {
 	return &streamLayer{
-		port: port, group: group, self: self, addr: addr,
-		incoming: make(chan net.Conn), closed: make(chan struct{}),
+		ctx: ctx, port: port, group: group, self: self, addr: addr,
+		incoming: make(chan net.Conn), closed: make(chan struct{}), conns: map[*layerConn]struct{}{},
+	}
+}
+
+// layerConn is a connection that its layer knows of until it is closed.
+type layerConn struct {
+	progressConn
+	layer *streamLayer
+}
+
+func (c *layerConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.conns, c)
+	c.layer.mu.Unlock()
+	return c.progressConn.Close()
+}
+
+// own takes a connection over, or closes it if the layer's were cut.
+func (l *streamLayer) own(c net.Conn) (net.Conn, error) {
+	lc := &layerConn{progressConn: progressConn{Conn: c, fixed: l.port.fixedDeadlines}, layer: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conns == nil {
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	l.conns[lc] = struct{}{}
+	return lc, nil
+}
+
+// cut closes every connection and lets no new one come to be.
+func (l *streamLayer) cut() {
+	l.mu.Lock()
+	conns := l.conns
+	l.conns = nil
+	l.mu.Unlock()
+	for c := range conns {
+		c.progressConn.Close() // who uses it will notice
 	}
 }
 
 // offer hands an incoming connection to raft.
 func (l *streamLayer) offer(c net.Conn) {
+	oc, err := l.own(c)
+	if err != nil {
+		return
+	}
 	select {
-	case l.incoming <- &progressConn{Conn: c}:
-	case <-l.closed:
-		c.Close()
+	case l.incoming <- oc:
+	case <-l.ctx.Done():
+		oc.Close()
 	}
 }
 
@@ -64,6 +112,7 @@ func (l *streamLayer) Accept() (net.Conn, error) {
 
 // Close implements net.Listener.
 func (l *streamLayer) Close() error {
+	l.cut()
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
@@ -77,13 +126,13 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	if err != nil {
 		return nil, err
 	}
-	c, err := l.port.connect(hostport, hello{
+	c, err := l.port.connect(l.ctx, hostport, hello{
 		Kind: streamRaft, Group: l.group, From: string(l.self), To: string(id),
-	}, timeout)
+	}, min(timeout, dialTimeout))
 	if err != nil {
 		return nil, err
 	}
-	return &progressConn{Conn: c}, nil
+	return l.own(c)
 }
 
 type layerAddr string

@@ -1,9 +1,11 @@
 package raftgroup
 
 import (
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -26,25 +28,31 @@ const maxAppendBytes = 4 << 20
 //   - Byte bound: entries beyond maxAppendBytes are cut from a request, in
 //     place, because raft reads back what was sent.
 //   - Pipeline: see pipeline.
-//   - Held snapshots: a snapshot whose last entry is in the log already is
-//     answered, not installed: installing it would empty the log for nothing.
+//   - Held snapshots: one that ends where the log or the state has been already
+//     is answered, not installed: installing it would empty the log, and with it
+//     take back what was acknowledged.
+//
+// It also notes when each peer has last shown that it follows us, see contacts.
 type transport struct {
 	*raft.NetworkTransport
 
 	consumer chan raft.RPC
 	stop     chan struct{}
+	once     sync.Once
 	done     sync.WaitGroup
 	gate     *heartbeatGate
 	beat     atomic.Pointer[func(raft.RPC)]
-	// holds says whether the local log holds the entry (index, term).
-	holds func(index, term uint64) bool
-	guard guards
+	// holds says whether the replica holds the entry (index, term) and all before.
+	holds    func(index, term uint64) bool
+	contacts contacts
+	guard    guards
 }
 
 // guards switches single guards off, for the tests that show what happens
 // without them. The zero value is what runs.
 type guards struct {
 	noClamp, noGate, noByteBound, noDrain, noHeldSnapshot bool
+	noSupervisor, noContacts                              bool
 }
 
 func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, g guards) *transport {
@@ -57,8 +65,7 @@ func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(
 		guard:            g,
 	}
 	inner.SetHeartbeatHandler(t.heartbeat)
-	t.done.Add(1)
-	go t.receive()
+	t.done.Go(t.receive)
 	return t
 }
 
@@ -92,7 +99,6 @@ func (t *transport) deliver(rpc raft.RPC) {
 }
 
 func (t *transport) receive() {
-	defer t.done.Done()
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
@@ -136,7 +142,12 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	if !t.guard.noByteBound {
 		cutEntries(args)
 	}
-	return t.NetworkTransport.AppendEntries(id, target, args, resp)
+	sent := time.Now()
+	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
+	if err == nil {
+		t.contacts.note(id, sent, args, resp)
+	}
+	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport.
@@ -145,36 +156,44 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return newPipeline(inner, t.guard), nil
+	return newPipeline(inner, func(f raft.AppendFuture) {
+		t.contacts.note(id, f.Start(), f.Request(), f.Response())
+	}, t.guard), nil
 }
 
 // Close implements raft.WithClose.
 func (t *transport) Close() error {
-	err := t.NetworkTransport.Close()
-	t.CloseStreams()
-	select {
-	case <-t.stop:
-	default:
+	var err error
+	t.once.Do(func() {
+		err = t.NetworkTransport.Close()
+		t.CloseStreams()
 		close(t.stop)
-	}
-	t.done.Wait()
+		t.done.Wait()
+	})
 	return err
 }
 
-// answerHeld answers the installation of a snapshot whose last entry the log
-// holds, and says whether it did. Only for the term we are in: a newer one has
-// to be seen by raft.
+// errHeld refuses a snapshot that must not be installed, for a time.
+var errHeld = errors.New("the replica holds the snapshot's last entry already")
+
+// answerHeld answers the installation of a snapshot that the replica is not
+// behind, and says whether it did. With success only as a follower in the term
+// we are in; a newer term raft has to see first, in a heartbeat.
 func (t *transport) answerHeld(rpc raft.RPC, req *raft.InstallSnapshotRequest) bool {
 	state, term := t.gate.now()
-	if state != raft.Follower || term != req.Term || !t.holds(req.LastLogIndex, req.LastLogTerm) {
+	if req.Term < term || !t.holds(req.LastLogIndex, req.LastLogTerm) {
 		return false
 	}
-	t.done.Add(1)
-	go func() {
-		defer t.done.Done()
+	answer, refusal := &raft.InstallSnapshotResponse{Term: term}, errHeld
+	if state == raft.Follower && term == req.Term {
+		answer.Success, refusal = true, nil
+	}
+	t.done.Go(func() {
 		// The sender streams the snapshot whatever we answer.
-		_, err := io.Copy(io.Discard, rpc.Reader)
-		rpc.Respond(&raft.InstallSnapshotResponse{Term: term, Success: err == nil}, err)
-	}()
+		if _, err := io.Copy(io.Discard, rpc.Reader); err != nil {
+			answer.Success, refusal = false, err
+		}
+		rpc.Respond(answer, refusal)
+	})
 	return true
 }

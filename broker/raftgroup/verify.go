@@ -34,6 +34,12 @@ func newVerifier(ask func() error) *verifier {
 // verify returns nil if a quorum still followed this replica after the call.
 func (v *verifier) verify(ctx context.Context) error {
 	v.mu.Lock()
+	select {
+	case <-v.stop:
+		v.mu.Unlock()
+		return ErrClosed
+	default:
+	}
 	if v.next == nil {
 		v.next = &round{answered: make(chan struct{})}
 	}
@@ -47,7 +53,7 @@ func (v *verifier) verify(ctx context.Context) error {
 	case <-r.answered:
 		return r.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	case <-v.stop:
 		return ErrClosed
 	}
@@ -64,30 +70,42 @@ func (v *verifier) run() {
 			return
 		}
 		v.mu.Unlock()
-		r.err = v.once()
+		r.err = v.ask()
 		close(r.answered)
 	}
 }
 
-func (v *verifier) once() error {
-	answer := make(chan error, 1)
-	go func() { answer <- v.ask() }()
-	t := time.NewTimer(verifyTimeout)
-	defer t.Stop()
-	select {
-	case err := <-answer:
-		if err != nil {
-			return outcome(err)
-		}
-		return nil
-	case <-t.C:
-		return ErrNotLeader
-	case <-v.stop:
-		return ErrClosed
-	}
+func (v *verifier) close() {
+	v.mu.Lock()
+	close(v.stop)
+	v.mu.Unlock()
+	v.done.Wait()
 }
 
-func (v *verifier) close() {
-	close(v.stop)
-	v.done.Wait()
+// verify asks the voters whether they still follow this replica.
+func (g *Group) verify() error {
+	ctx, cancel := context.WithTimeout(g.ctx, verifyTimeout)
+	defer cancel()
+	stop := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { close(stop) })()
+	l := g.life.Load()
+	term, begin := l.raft.CurrentTerm(), time.Now()
+	servers, err := g.servers()
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		// raft sends each peer a heartbeat; what it makes of the answers is not
+		// enough, see contacts.
+		if err := await(l.raft.VerifyLeader(), stop); err != nil {
+			if ctx.Err() != nil {
+				break
+			}
+			return outcome(err)
+		}
+		if g.cfg.guard.noContacts || l.trans.contacts.quorum(servers, g.id, term, begin) {
+			return nil
+		}
+	}
+	return ErrNotLeader
 }
