@@ -17,8 +17,8 @@ type Admin struct{ c *Client }
 func (c *Client) Admin() *Admin { return &Admin{c} }
 
 // clusterInfo asks a name server for all brokers.
-func (c *Client) clusterInfo(ctx context.Context) (remoting.ClusterInfo, error) {
-	var info remoting.ClusterInfo
+func (c *Client) clusterInfo(ctx context.Context) (ClusterInfo, error) {
+	var info ClusterInfo
 	resp, err := c.servers.call(ctx, &remoting.Command{Code: remoting.GetBrokerClusterInfo})
 	if err == nil {
 		err = resp.Err()
@@ -27,13 +27,13 @@ func (c *Client) clusterInfo(ctx context.Context) (remoting.ClusterInfo, error) 
 		err = info.DecodeBody(resp.Body)
 	}
 	if err != nil {
-		return remoting.ClusterInfo{}, fmt.Errorf("cluster info: %w", err)
+		return ClusterInfo{}, fmt.Errorf("cluster info: %w", err)
 	}
 	return info, nil
 }
 
 // ClusterInfo returns the broker groups, with the addresses of their replicas, and the clusters they belong to.
-func (a *Admin) ClusterInfo(ctx context.Context) (*remoting.ClusterInfo, error) {
+func (a *Admin) ClusterInfo(ctx context.Context) (*ClusterInfo, error) {
 	info, err := a.c.clusterInfo(ctx)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (a *Admin) ListTopics(ctx context.Context) ([]string, error) {
 }
 
 // TopicRoute returns where the queues of a topic are, as a name server has it at this moment; ErrNoRoute if it does not exist.
-func (a *Admin) TopicRoute(ctx context.Context, topic string) (*remoting.RouteData, error) {
+func (a *Admin) TopicRoute(ctx context.Context, topic string) (*RouteData, error) {
 	r, err := a.c.ask(ctx, topic)
 	if err != nil {
 		return nil, err
@@ -103,8 +103,8 @@ func (a *Admin) TopicRoute(ctx context.Context, topic string) (*remoting.RouteDa
 }
 
 // CreateTopic makes a topic, or changes one, at each of some broker groups; with none named, at all there are. Begin with
-// remoting.NewTopicConfig.
-func (a *Admin) CreateTopic(ctx context.Context, t remoting.TopicConfig, brokers ...string) error {
+// NewTopicConfig.
+func (a *Admin) CreateTopic(ctx context.Context, t TopicConfig, brokers ...string) error {
 	if err := remoting.CheckTopic(t.Name); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -150,15 +150,15 @@ func (a *Admin) DeleteTopic(ctx context.Context, topic string) error {
 }
 
 // TopicStats returns the range of each queue of a topic, sorted by broker and number.
-func (a *Admin) TopicStats(ctx context.Context, topic string) (*remoting.TopicStats, error) {
+func (a *Admin) TopicStats(ctx context.Context, topic string) (*TopicStats, error) {
 	r, err := a.TopicRoute(ctx, topic)
 	if err != nil {
 		return nil, err
 	}
-	all := &remoting.TopicStats{}
+	all := &TopicStats{}
 	for _, b := range r.Brokers {
 		resp, err := a.c.callGroup(ctx, a.c.group(b.BrokerName), &remoting.Command{Code: remoting.GetTopicStatsInfo, Header: &remoting.TopicRequest{Topic: topic}})
-		var one remoting.TopicStats
+		var one TopicStats
 		if err == nil {
 			err = one.DecodeBody(resp.Body)
 		}
@@ -173,8 +173,8 @@ func (a *Admin) TopicStats(ctx context.Context, topic string) (*remoting.TopicSt
 }
 
 // ListGroups returns the consumer groups that any broker has, sorted by name.
-func (a *Admin) ListGroups(ctx context.Context) ([]remoting.GroupConfig, error) {
-	byName := map[string]remoting.GroupConfig{}
+func (a *Admin) ListGroups(ctx context.Context) ([]GroupConfig, error) {
+	byName := map[string]GroupConfig{}
 	err := a.everywhere(ctx, &remoting.Command{Code: remoting.GetAllSubscriptionGroupConfig}, func(_ string, resp *remoting.Command) error {
 		var t remoting.GroupTable
 		err := t.DecodeBody(resp.Body)
@@ -186,15 +186,15 @@ func (a *Admin) ListGroups(ctx context.Context) ([]remoting.GroupConfig, error) 
 	if err != nil {
 		return nil, err
 	}
-	var list []remoting.GroupConfig
+	var list []GroupConfig
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		list = append(list, byName[name])
 	}
 	return list, nil
 }
 
-// CreateGroup makes a consumer group, or changes one, at all broker groups. Begin with remoting.NewGroupConfig.
-func (a *Admin) CreateGroup(ctx context.Context, g remoting.GroupConfig) error {
+// CreateGroup makes a consumer group, or changes one, at all broker groups. Begin with NewGroupConfig.
+func (a *Admin) CreateGroup(ctx context.Context, g GroupConfig) error {
 	if err := remoting.CheckGroup(g.Name); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -207,11 +207,11 @@ func (a *Admin) DeleteGroup(ctx context.Context, group string, cleanOffsets bool
 }
 
 // ConsumeStats returns how far a consumer group is with its queues, sorted; topic "": of all topics.
-func (a *Admin) ConsumeStats(ctx context.Context, group, topic string) (*remoting.ConsumeStats, error) {
-	all := &remoting.ConsumeStats{}
+func (a *Admin) ConsumeStats(ctx context.Context, group, topic string) (*ConsumeStats, error) {
+	all := &ConsumeStats{}
 	req := &remoting.Command{Code: remoting.GetConsumeStats, Header: &remoting.ConsumeStatsRequest{ConsumerGroup: group, Topic: topic}}
 	err := a.everywhere(ctx, req, func(_ string, resp *remoting.Command) error {
-		var one remoting.ConsumeStats
+		var one ConsumeStats
 		err := one.DecodeBody(resp.Body)
 		all.Queues = append(all.Queues, one.Queues...)
 		all.ConsumeTPS += one.ConsumeTPS
@@ -226,7 +226,7 @@ func (a *Admin) ConsumeStats(ctx context.Context, group, topic string) (*remotin
 
 // Consumers returns the clients of a consumer group and what they subscribe to, as the first broker group that knows any says; an error with
 // remoting.ConsumerNotOnline if none does.
-func (a *Admin) Consumers(ctx context.Context, group string) (*remoting.ConsumerConnections, error) {
+func (a *Admin) Consumers(ctx context.Context, group string) (*ConsumerConnections, error) {
 	groups, err := a.groups(ctx)
 	if err != nil {
 		return nil, err
@@ -235,7 +235,7 @@ func (a *Admin) Consumers(ctx context.Context, group string) (*remoting.Consumer
 		var resp *remoting.Command
 		resp, err = a.c.callGroup(ctx, g, &remoting.Command{Code: remoting.GetConsumerConnectionList, Header: &remoting.ConsumerGroupRequest{ConsumerGroup: group}})
 		if err == nil {
-			list := &remoting.ConsumerConnections{}
+			list := &ConsumerConnections{}
 			return list, list.DecodeBody(resp.Body)
 		}
 		if !errors.Is(err, &BrokerError{Code: remoting.ConsumerNotOnline}) {

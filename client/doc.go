@@ -21,8 +21,8 @@
 //	             not yet                   come in time                         its id, and stored once; or live with either
 //	ErrRejected  stored nowhere            a broker said no: BrokerError has    by code: mend the message (13, 29), make the topic (17),
 //	                                       its code and remark                  or send it again later (2, 14)
-//	ErrMessage   stored nowhere, also      it cannot be sent as it is           mend the message
-//	             matches ErrNotSent
+//	ErrMessage   as its kind says          it cannot be sent as it is: ErrNotSent; or only
+//	                                       together with its batch: ErrLimbo    mend the message; send the whole batch again
 //	ErrNoRoute   stored nowhere, also      the topic does not exist, or has     make it, or allow brokers to make topics by themselves
 //	             matches ErrNotSent        no queue to write to
 //	ErrClosed    as its kind says          the producer was closed
