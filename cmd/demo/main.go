@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/raftmq/raftmq/client"
-	"github.com/raftmq/raftmq/remoting"
 )
 
 const (
@@ -89,7 +88,7 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 		defer cancel()
 		err = errors.Join(err, cl.Close(ctx))
 	}()
-	t := remoting.NewTopicConfig(topicName)
+	t := client.NewTopicConfig(topicName)
 	t.ReadQueueNums, t.WriteQueueNums = int32(o.queues), int32(o.queues)
 	if err := cl.Admin().CreateTopic(ctx, t); err != nil {
 		return false, err

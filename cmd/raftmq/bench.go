@@ -15,7 +15,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/raftmq/raftmq/client"
-	"github.com/raftmq/raftmq/remoting"
 )
 
 const benchTopic = "RaftmqBench"
@@ -108,7 +107,7 @@ func benchProduce(c *cli.Context) error {
 	}
 	t := newTable("senders", "size", "msg/s", "p50", "p99", "p99.9", "max", "cpu us/msg", "errors")
 	err = withClient(c, func(ctx context.Context, cl *client.Client) error {
-		topic := remoting.NewTopicConfig(c.String("topic"))
+		topic := client.NewTopicConfig(c.String("topic"))
 		topic.ReadQueueNums, topic.WriteQueueNums = int32(c.Int("queues")), int32(c.Int("queues"))
 		if err := cl.Admin().CreateTopic(ctx, topic); err != nil {
 			return err

@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/raftmq/raftmq/client"
-	"github.com/raftmq/raftmq/remoting"
 )
 
 var groupFlag = &cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "broker `GROUP`; without it all"}
@@ -33,7 +32,7 @@ func raftCommand() *cli.Command {
 // replica is one replica as the name server knows it and as it says itself.
 type replica struct {
 	group, addr string
-	status      *remoting.RaftStatus
+	status      *client.RaftStatus
 	err         error
 }
 

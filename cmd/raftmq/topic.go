@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/raftmq/raftmq/client"
-	"github.com/raftmq/raftmq/remoting"
 )
 
 func topicCommand() *cli.Command {
@@ -52,7 +51,7 @@ func topicCreate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	t := remoting.NewTopicConfig(name)
+	t := client.NewTopicConfig(name)
 	t.ReadQueueNums, t.WriteQueueNums = int32(c.Int("queues")), int32(c.Int("queues"))
 	t.Perm = int32(c.Int("perm"))
 	t.Attributes = map[string]string{}
@@ -80,7 +79,7 @@ func topicCreate(c *cli.Context) error {
 }
 
 // awaitRoute waits until the name server knows a topic that was just created.
-func awaitRoute(ctx context.Context, a *client.Admin, name string) (*remoting.RouteData, error) {
+func awaitRoute(ctx context.Context, a *client.Admin, name string) (*client.RouteData, error) {
 	for {
 		route, err := a.TopicRoute(ctx, name)
 		if err == nil || !errors.Is(err, client.ErrNoRoute) {
@@ -94,7 +93,7 @@ func awaitRoute(ctx context.Context, a *client.Admin, name string) (*remoting.Ro
 	}
 }
 
-func printRoute(c *cli.Context, name string, route *remoting.RouteData) error {
+func printRoute(c *cli.Context, name string, route *client.RouteData) error {
 	t := newTable("topic", "broker", "read queues", "write queues", "perm")
 	for _, q := range route.Queues {
 		t.add(name, q.BrokerName, q.ReadQueueNums, q.WriteQueueNums, permText(q.Perm))
@@ -104,13 +103,13 @@ func printRoute(c *cli.Context, name string, route *remoting.RouteData) error {
 
 func permText(perm int32) string {
 	out := ""
-	if perm&remoting.PermRead != 0 {
+	if perm&client.PermRead != 0 {
 		out += "R"
 	}
-	if perm&remoting.PermWrite != 0 {
+	if perm&client.PermWrite != 0 {
 		out += "W"
 	}
-	if perm&remoting.PermInherit != 0 {
+	if perm&client.PermInherit != 0 {
 		out += "X"
 	}
 	return out
@@ -139,8 +138,8 @@ func topicList(c *cli.Context) error {
 	})
 }
 
-func systemTopic(name string, info *remoting.ClusterInfo) bool {
-	if remoting.IsSystemTopic(name) || strings.HasSuffix(name, "_REPLY_TOPIC") {
+func systemTopic(name string, info *client.ClusterInfo) bool {
+	if client.IsSystemTopic(name) || strings.HasSuffix(name, "_REPLY_TOPIC") {
 		return true
 	}
 	_, broker := info.Brokers[name]
