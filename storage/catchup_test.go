@@ -155,6 +155,9 @@ func catchUpRound(t *testing.T, seed uint64) {
 	})
 	leader.check()
 	follower.check()
+	if err := follower.search(); err != nil {
+		t.Errorf("search: %v", err)
+	}
 	a, err := leader.s.Pin().AppendBinary(nil)
 	follower.must(err)
 	b, err := follower.s.Pin().AppendBinary(nil)

@@ -66,9 +66,10 @@
 //	S3 What fails its checksum is not served but fetched or rebuilt: log blocks
 //	   from a peer (Missing, Fill), block sums from the data, queue units and index
 //	   keys from the log.
-//	S4 After a failed write or sync nothing is written any more. Want of room is
-//	   not a failure: Room says so before it matters, and what cannot be written
-//	   yet waits in memory.
+//	S4 After a failed write of apply, or a failed sync, nothing is written any more.
+//	   Want of room is not a failure: Room says so before it matters, and what
+//	   cannot be written yet waits in memory. A failed write of a repair leaves the
+//	   range missing.
 //	S5 A file that is mapped is never shortened, and removed when nobody reads it.
 //	S6 Our code never touches a mapping.
 //	M, Q and I are on Manifest, Queue and Index.

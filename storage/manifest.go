@@ -56,6 +56,13 @@ func compareTopicID(a, b TopicID) int {
 	return cmp.Compare(a.Incarnation, b.Incarnation)
 }
 
+// plain is the manifest without what Pin added for Sync.
+func (m *Manifest) plain() *Manifest {
+	p := *m
+	p.pin = nil
+	return &p
+}
+
 // segments calls fn with the base of each segment and what the manifest says of
 // it.
 func (m *Manifest) segments(fn func(base int64, t trust)) {

@@ -200,32 +200,38 @@ func (q *Queue) unit(off int64) (Unit, error) {
 // the same on every replica. It reads a few units after each trim, nothing
 // otherwise. ErrMissing if a unit it has to look at is not here at present.
 func (q *Queue) Min() (int64, error) {
-	begin := q.store.state.Load().min
-	q.mu.Lock()
-	if q.dropped {
+	for last := int64(-1); ; {
+		begin := q.store.state.Load().min
+		q.mu.Lock()
+		if q.dropped {
+			q.mu.Unlock()
+			return 0, fmt.Errorf("%w: %s", ErrDropped, q.id)
+		}
+		if q.minFor == begin {
+			defer q.mu.Unlock()
+			return q.min, nil
+		}
+		gen, lo := q.gen, q.front
+		if q.minFor >= 0 && q.minFor < begin {
+			lo = max(lo, q.min)
+		}
 		q.mu.Unlock()
-		return 0, fmt.Errorf("%w: %s", ErrDropped, q.id)
-	}
-	if q.minFor == begin {
-		defer q.mu.Unlock()
-		return q.min, nil
-	}
-	gen, lo := q.gen, q.front
-	if q.minFor >= 0 && q.minFor < begin {
-		lo = max(lo, q.min)
-	}
-	q.mu.Unlock()
 
-	n, err := q.search(lo, q.Max(), func(u Unit) (bool, error) { return u.Phys >= begin, nil })
-	if err != nil {
-		return 0, err
+		n, err := q.search(lo, q.Max(), func(u Unit) (bool, error) { return u.Phys >= begin, nil })
+		if errors.Is(err, ErrTrimmed) && lo > last { // the front moved meanwhile
+			last = lo
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.gen == gen { // true of an empty queue as well: what comes next is at n
+			q.minFor, q.min = begin, n
+		}
+		return n, nil
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.gen == gen { // true of an empty queue as well: what comes next is at n
-		q.minFor, q.min = begin, n
-	}
-	return n, nil
 }
 
 // search returns the first unit in [lo, hi) for which after is true, hi if

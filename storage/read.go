@@ -217,25 +217,34 @@ const (
 // at or before it; Min if all are after, or there are none. The errors of Read
 // and Units.
 func (q *Queue) OffsetByTime(ms int64, b Boundary) (int64, error) {
-	lo, err := q.Min()
+	for last := int64(-1); ; {
+		lo, err := q.Min()
+		if err != nil {
+			return 0, err
+		}
+		n, err := q.search(lo, q.Max(), func(u Unit) (bool, error) {
+			t, err := q.store.storeTime(u)
+			return t > ms || t == ms && b == Lower, err
+		})
+		if errors.Is(err, ErrTrimmed) && lo > last { // meanwhile
+			last = lo
+			continue
+		}
+		if err == nil && b == Upper {
+			n = max(lo, n-1)
+		}
+		return n, err
+	}
+}
+
+// storeTime reads the store time of a unit's record.
+func (s *Store) storeTime(u Unit) (int64, error) {
+	if u.Size < recordMin {
+		return 0, fmt.Errorf("%w: a record of %d bytes at %d", ErrCorrupt, u.Size, u.Phys)
+	}
+	head, err := s.Read(u.Phys, recordTimeEnd)
 	if err != nil {
 		return 0, err
 	}
-	n, err := q.search(lo, q.Max(), func(u Unit) (bool, error) {
-		head, err := q.store.Read(u.Phys, min(int(u.Size), recordTimeEnd))
-		if err != nil {
-			return false, err
-		}
-		if len(head) < recordTimeEnd {
-			return false, fmt.Errorf("%w: a record of %d bytes at %d", ErrCorrupt, u.Size, u.Phys)
-		}
-		if b == Lower {
-			return recordTime(head) >= ms, nil
-		}
-		return recordTime(head) > ms, nil
-	})
-	if err == nil && b == Upper {
-		n = max(lo, n-1)
-	}
-	return n, err
+	return recordTime(head), nil
 }

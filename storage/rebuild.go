@@ -70,14 +70,13 @@ func (s *Store) rebuildStep() (progress bool, err error) {
 				h.scanned = done
 			}
 		}
-		if errors.Is(err, ErrCorrupt) {
+		switch {
+		case errors.Is(err, ErrMissing), errors.Is(err, ErrTrimmed):
+			err = nil
+		case errors.Is(err, ErrCorrupt): // the checksums are right, what was written is not
 			for _, h := range open {
 				h.stuck = h.stuck || h.scanned == done && h.scanned < h.to
 			}
-			return false, fmt.Errorf("rebuild of queues: %w", err)
-		}
-		if errors.Is(err, ErrMissing) || errors.Is(err, ErrTrimmed) {
-			err = nil
 		}
 		if done > pos || err != nil {
 			progress = done > pos

@@ -16,7 +16,7 @@ import (
 // says was synced is kept as far as the manifest's checksums agree, everything
 // else is listed as missing, durably, and comes back in the background (see
 // Missing). Queues that the manifest does not name are gone, and their handles
-// with them; the others' handles stay.
+// with them; the others' handles stay. OnAppend is not told of what is new.
 //
 // For the applying goroutine. An error is for good (ErrPoisoned), unless the
 // manifest itself was refused.
@@ -72,8 +72,7 @@ func (r *resumption) run() error {
 	}
 	r.queues(same)
 	if !same {
-		c := checkpoint{manifest: m, floor: r.old.floor, index: min(r.old.index, m.End), missing: r.gaps, doomed: r.doomed(before)}
-		c.manifest = &Manifest{SegmentSize: m.SegmentSize, Min: m.Min, End: m.End, Digests: m.Digests, Part: m.Part, Queues: m.Queues}
+		c := checkpoint{manifest: m.plain(), floor: r.old.floor, index: min(r.old.index, m.End), missing: r.gaps, doomed: r.doomed(before)}
 		for _, q := range r.order {
 			c.queues = appendFacts(c.queues, q)
 		}

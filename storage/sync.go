@@ -58,7 +58,7 @@ func (s *Store) sync(m *Manifest) error {
 		}
 	}
 	c := *s.checkpoint
-	c.manifest = &Manifest{SegmentSize: m.SegmentSize, Min: m.Min, End: m.End, Digests: m.Digests, Part: m.Part, Queues: m.Queues}
+	c.manifest = m.plain()
 	for _, t := range m.pin.dropped {
 		if !slices.Contains(c.doomed, t) {
 			c.doomed = append(c.doomed, t)
