@@ -76,7 +76,7 @@ func (s *Store) FillSums(off int64, sums []byte) error {
 	}
 	s.gaps.fill.Lock()
 	defer s.gaps.fill.Unlock()
-	_, g, err := s.locate(off, 1)
+	st, g, err := s.locate(off, 1)
 	if err != nil {
 		return err
 	}
@@ -90,6 +90,10 @@ func (s *Store) FillSums(off int64, sums []byte) error {
 	}
 	if err := s.takeSums(g, sums); err != nil {
 		return fmt.Errorf("storage: block sums of segment %d: %w", g.base, err)
+	}
+	if end := g.base + g.trusted().valid; len(s.gaps.within(g.base, end)) == 0 {
+		// They could not be made from the data, so some of that is damaged.
+		s.gaps.add(st.epoch, g.base, end)
 	}
 	s.repair.lookFor(g)
 	return nil

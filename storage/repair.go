@@ -165,7 +165,7 @@ func (s *Store) repairStep() (more bool) {
 func (r *repairer) unsynced() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.closed) > 0
+	return len(r.closed)+len(r.closing) > 0
 }
 
 // repairSegment picks a segment to look into.
