@@ -14,10 +14,11 @@ func BenchmarkSend(b *testing.B) {
 	for _, senders := range []int{1, 64, 512} {
 		b.Run(fmt.Sprint("senders=", senders), func(b *testing.B) {
 			c := startCluster(b, 3, func(c *Config) { c.MappedFileSizeCommitLog = 64 << 20; c.RaftSegmentSize = 64 << 20 })
-			conn := c.dial(c.leader().addr.String())
-			createTopic(b, conn, "T", 8)
+			leader := c.leader(b)
+			conn := dial(b, leader)
+			conn.topic("T", 8)
 			body := make([]byte, 1024)
-			uniq := remoting.NewUniqKeys(c.leader().addr.Addr())
+			uniq := remoting.NewUniqKeys(leader.addr.Addr())
 			b.ResetTimer()
 			var group sync.WaitGroup
 			var mu sync.Mutex
@@ -32,8 +33,8 @@ func BenchmarkSend(b *testing.B) {
 				if n < 0 {
 					return
 				}
-				h := sendHeader("T", int32(n%8), remoting.PropUniqKey, uniq.Next())
-				err := conn.CallAsync(&remoting.Command{Code: remoting.SendMessageV2, Header: h, Body: body}, 0, func(resp *remoting.Command, err error) {
+				h := message("T", int32(n%8), remoting.PropUniqKey, uniq.Next())
+				err := conn.conn.CallAsync(&remoting.Command{Code: remoting.SendMessageV2, Header: h, Body: body}, 0, func(resp *remoting.Command, err error) {
 					if err != nil || resp.Code != 0 {
 						b.Error(resp, err)
 					}

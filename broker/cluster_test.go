@@ -4,62 +4,65 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"github.com/raftmq/raftmq/remoting"
 )
 
 // testCluster is a cluster of nodes in this process, on loopback ports.
 type testCluster struct {
-	t     testing.TB
-	cfg   Config
+	cfg Config // of all nodes; StorePathRootDir has a directory for each
+
+	mu    sync.Mutex
 	nodes map[string]*Node
-	conns []*remoting.Conn
 }
 
 // freePorts finds ports that nobody uses now.
-func freePorts(t testing.TB, n int) []string {
-	t.Helper()
+func freePorts(n int) ([]string, error) {
 	var addrs []string
-	var ls []net.Listener
 	for range n {
+		// All are held until all are found, so that none is given out twice.
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
-		ls = append(ls, l)
+		defer l.Close() // it accepted nothing
 		addrs = append(addrs, l.Addr().String())
 	}
-	for _, l := range ls {
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return addrs
+	return addrs, nil
 }
 
-func testLogger(t testing.TB) hclog.Logger {
+func testLogger() hclog.Logger {
 	if os.Getenv("RAFTMQ_TEST_LOG") == "" {
 		return hclog.NewNullLogger()
 	}
-	return hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: os.Stderr, Name: t.Name()})
+	return hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: os.Stderr})
 }
 
-// startCluster starts a cluster of n nodes with one group.
-func startCluster(t testing.TB, n int, tweak func(*Config)) *testCluster {
-	t.Helper()
-	c := &testCluster{t: t, nodes: map[string]*Node{}}
-	ports := freePorts(t, 3*n)
+// newCluster starts a cluster of n nodes with one group that has a replica on
+// each.
+func newCluster(root string, n int, tweak func(*Config)) (*testCluster, error) {
+	ports, err := freePorts(3 * n)
+	if err != nil {
+		return nil, err
+	}
+	c := &testCluster{nodes: map[string]*Node{}}
 	c.cfg = Config{
 		Nodes:                   map[string]NodeConfig{},
 		Groups:                  []GroupConfig{{BrokerName: "broker-a", Replicas: map[string]string{}}},
+		StorePathRootDir:        root,
 		MappedFileSizeCommitLog: 16 << 20, RaftSegmentSize: 16 << 20, DiskReserve: 1 << 20,
+	}
+	if n == 1 {
+		c.cfg.ElectionTimeout = Duration(50 * time.Millisecond) // it has nobody to wait for
 	}
 	for i := range n {
 		id := fmt.Sprintf("n%d", i+1)
@@ -69,170 +72,184 @@ func startCluster(t testing.TB, n int, tweak func(*Config)) *testCluster {
 	if tweak != nil {
 		tweak(&c.cfg)
 	}
-	root := t.TempDir()
-	c.cfg.StorePathRootDir = root
-	for id := range c.cfg.Nodes {
-		c.start(id)
+	for _, id := range c.ids() {
+		if err := c.start(id); err != nil {
+			return nil, errors.Join(err, c.stop())
+		}
 	}
-	t.Cleanup(c.stop)
+	return c, nil
+}
+
+// startCluster is newCluster for the time of a test.
+func startCluster(t testing.TB, n int, tweak func(*Config)) *testCluster {
+	t.Helper()
+	c, err := newCluster(t.TempDir(), n, tweak)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.stop(); err != nil {
+			t.Error(err)
+		}
+	})
 	return c
 }
 
-func (c *testCluster) start(id string) {
-	c.t.Helper()
+func (c *testCluster) ids() []string { return slices.Sorted(maps.Keys(c.cfg.Nodes)) }
+
+func (c *testCluster) config(id string) Config {
 	cfg := c.cfg
 	cfg.NodeID = id
 	cfg.StorePathRootDir = filepath.Join(c.cfg.StorePathRootDir, id)
-	n, err := Open(cfg, testLogger(c.t))
-	if err != nil {
-		c.t.Fatalf("%s: %v", id, err)
-	}
-	c.nodes[id] = n
+	return cfg
 }
 
-func (c *testCluster) stop() {
-	for _, conn := range c.conns {
-		conn.Close()
+func (c *testCluster) start(id string) error {
+	n, err := Open(c.config(id), testLogger())
+	if err != nil {
+		return fmt.Errorf("%s: %w", id, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes[id] = n
+	return nil
+}
+
+func (c *testCluster) mustStart(t testing.TB, ids ...string) {
+	t.Helper()
+	for _, id := range ids {
+		if err := c.start(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// end stops nodes, without handing over what they lead.
+func (c *testCluster) end(t testing.TB, ids ...string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, id := range ids {
+		c.mu.Lock()
+		n := c.nodes[id]
+		delete(c.nodes, id)
+		c.mu.Unlock()
+		if err := n.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("closing %s: %v", id, err)
+		}
+	}
+}
+
+func (c *testCluster) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	var group sync.WaitGroup
+	var all error
 	for id, n := range c.nodes {
-		if err := n.Close(ctx); err != nil {
-			c.t.Errorf("closing %s: %v", id, err)
-		}
+		group.Go(func() {
+			if err := n.Close(ctx); err != nil {
+				c.mu.Lock()
+				all = errors.Join(all, fmt.Errorf("closing %s: %w", id, err))
+				c.mu.Unlock()
+			}
+		})
 	}
+	group.Wait()
+	return all
 }
 
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 20 s: %s", what)
+// brokers are the replicas that are up, by node.
+func (c *testCluster) brokers() map[string]*Broker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := map[string]*Broker{}
+	for id, n := range c.nodes {
+		for _, b := range n.brokers {
+			all[id] = b
 		}
-		<-time.After(5 * time.Millisecond)
 	}
+	return all
 }
 
 // leader waits for the group's leader.
-func (c *testCluster) leader() *Broker {
-	c.t.Helper()
-	var b *Broker
-	eventually(c.t, "a leader with its system topics", func() bool {
-		for _, n := range c.nodes {
-			for _, x := range n.brokers {
-				if _, ok := x.group.State().Topic(remoting.TopicAutoCreate); ok && x.leads() {
-					b = x
-					return true
-				}
+func (c *testCluster) leader(t testing.TB) *Broker {
+	t.Helper()
+	var leader *Broker
+	eventually(t, "a leader with its system topics", func() bool {
+		for _, b := range c.brokers() {
+			if b.leads() && b.leading.ready.Load() == b.group.Leadership().Term {
+				leader = b
 			}
 		}
-		return false
+		return leader != nil
 	})
-	return b
+	return leader
 }
 
-// dial connects to an address as a client.
-func (c *testCluster) dial(addr string) *remoting.Conn {
-	c.t.Helper()
-	nc, err := net.Dial("tcp", addr)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	conn := remoting.NewConn(nc, remoting.ConnConfig{}, remoting.HandlerFunc(func(_ *remoting.Conn, req *remoting.Command) {
-		req.Responder().Respond(&remoting.Command{})
-	}))
-	c.conns = append(c.conns, conn)
-	return conn
-}
-
-// call asks and returns the answer, or the error that its code is.
-func call(t testing.TB, conn *remoting.Conn, req *remoting.Command) (*remoting.Command, error) {
+// followers waits until all others know the leader.
+func (c *testCluster) followers(t testing.TB) []*Broker {
 	t.Helper()
+	leader := c.leader(t)
+	var all []*Broker
+	for _, b := range c.brokers() {
+		if b != leader {
+			eventually(t, "a follower that knows the leader", func() bool { return b.group.Leadership().Node == leader.cfg.NodeID })
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// transfer moves leadership, and waits for the new leader.
+func (c *testCluster) transfer(t testing.TB) *Broker {
+	t.Helper()
+	old := c.leader(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	resp, err := conn.Call(ctx, req)
-	if err != nil {
+	if err := old.group.TransferLeadership(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
-	return resp, resp.Err()
+	eventually(t, "the old leader's resignation", func() bool { return !old.leads() })
+	return c.leader(t)
 }
 
-func mustCall(t testing.TB, conn *remoting.Conn, req *remoting.Command) *remoting.Command {
+// caughtUp waits until all replicas have applied what the leader has.
+func (c *testCluster) caughtUp(t testing.TB) {
 	t.Helper()
-	resp, err := call(t, conn, req)
-	if err != nil {
-		t.Fatalf("request %d: %v", req.Code, err)
+	want := c.leader(t).group.Status().AppliedIndex
+	for id, b := range c.brokers() {
+		eventually(t, id+" has caught up", func() bool { return b.group.Status().AppliedIndex >= want })
 	}
-	return resp
 }
 
-func wantCode(t testing.TB, err error, code int32) {
+// eventually waits for a condition that nothing tells of.
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	var e *remoting.Error
-	got := remoting.Success
-	if errors.As(err, &e) {
-		got = e.Code
-	}
-	if got != code {
-		t.Errorf("answered with %v, want code %d", err, code)
-	}
-}
-
-func createTopic(t testing.TB, conn *remoting.Conn, name string, queues int32) {
-	t.Helper()
-	topic := ownTopic(name, queues)
-	mustCall(t, conn, &remoting.Command{Code: remoting.UpdateAndCreateTopic, Header: &topic})
-}
-
-// sendHeader is a valid one.
-func sendHeader(topic string, queue int32, props ...string) *remoting.SendHeader {
-	h := &remoting.SendHeader{ProducerGroup: "p", Topic: topic, DefaultTopic: remoting.TopicAutoCreate, DefaultTopicQueueNums: 4,
-		QueueID: queue, BornTimestamp: time.Now().UnixMilli(), MaxReconsumeTimes: -1}
-	var p remoting.Properties
-	for i := 0; i+1 < len(props); i += 2 {
-		p = remoting.AppendProperty(p, props[i], props[i+1])
-	}
-	h.Properties = string(p)
-	return h
-}
-
-func send(t testing.TB, conn *remoting.Conn, h *remoting.SendHeader, body string) (remoting.SendResponse, error) {
-	t.Helper()
-	resp, err := call(t, conn, &remoting.Command{Code: remoting.SendMessageV2, Header: h, Body: []byte(body)})
-	var r remoting.SendResponse
-	if err == nil {
-		if err := r.Decode(resp); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return r, err
-}
-
-func pullRequest(topic string, queue int32, offset int64) *remoting.PullRequest {
-	return &remoting.PullRequest{ConsumerGroup: "g", Topic: topic, QueueID: queue, QueueOffset: offset, MaxMsgNums: 32,
-		SysFlag: remoting.PullSubscription, Subscription: "*"}
-}
-
-func pull(t testing.TB, conn *remoting.Conn, h *remoting.PullRequest) (code int32, r remoting.PullResponse, bodies []string) {
-	t.Helper()
-	resp, err := call(t, conn, &remoting.Command{Code: remoting.PullMessage, Header: h})
-	code = resp.Code
-	switch code {
-	case remoting.Success, remoting.PullNotFound, remoting.PullRetryImmediately, remoting.PullOffsetMoved:
-		if err := r.Decode(resp); err != nil {
-			t.Fatal(err)
-		}
-	default:
-		t.Logf("pull: %v", err)
-	}
-	records, err := remoting.DecodeRecords(resp.Body)
-	if err != nil {
+	if err := until(what, ok); err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range records {
-		bodies = append(bodies, string(v.Body()))
+}
+
+func until(what string, ok func() bool) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			return errors.New("not in 30 s: " + what)
+		}
 	}
-	return code, r, bodies
+	return nil
+}
+
+// named is a topic or group name of a test's own.
+func named(t testing.TB) string {
+	return strings.Map(func(r rune) rune {
+		if r == '/' || r > 127 || strings.ContainsRune(" .,:+", r) {
+			return '_'
+		}
+		return r
+	}, t.Name())
 }

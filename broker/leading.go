@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/raftmq/raftmq/fsm"
@@ -9,8 +10,8 @@ import (
 )
 
 const (
-	leadingTick         = time.Second
-	systemTopicsTimeout = 10 * time.Second
+	leadingTick    = time.Second
+	furnishTimeout = 10 * time.Second
 )
 
 // leading is what a master does beside answering requests: it makes the topics
@@ -19,7 +20,7 @@ const (
 type leading struct {
 	b      *Broker
 	poke   chan struct{}
-	term   uint64 // whose system topics are there
+	ready  atomic.Uint64 // the last term in which the system topics were made sure of
 	due    schedule
 	retain retention
 }
@@ -29,12 +30,7 @@ func newLeading(b *Broker) *leading {
 }
 
 // wake has the leader look at once for what there is to do.
-func (l *leading) wake() {
-	select {
-	case l.poke <- struct{}{}:
-	default:
-	}
-}
+func (l *leading) wake() { poke(l.poke) }
 
 func (l *leading) run() {
 	timer := time.NewTimer(leadingTick)
@@ -49,8 +45,8 @@ func (l *leading) run() {
 		next := leadingTick
 		l.retain.watchDisk()
 		if lead := l.b.group.Leadership(); lead.Self {
-			if lead.Term != l.term && l.systemTopics(l.b.ctx) {
-				l.term = lead.Term
+			if lead.Term != l.ready.Load() && l.furnish(l.b.ctx) {
+				l.ready.Store(lead.Term)
 			}
 			next = min(next, l.due.deliver(l.b.ctx))
 			l.retain.trim(l.b.ctx)
@@ -59,33 +55,48 @@ func (l *leading) run() {
 	}
 }
 
-// systemTopics makes the topics that every RocketMQ broker has, as this node's
-// configuration wants them. It says whether all are there.
-func (l *leading) systemTopics(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, systemTopicsTimeout)
+// furnish makes the topics and groups that every RocketMQ broker has, as this
+// node's configuration wants them. It says whether all are there.
+func (l *leading) furnish(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, furnishTimeout)
 	defer cancel()
-	b := l.b
+	if err := l.b.furnish(ctx); err != nil {
+		l.b.logger.Warn("the system topics and groups can't be made now", "error", err)
+		return false
+	}
+	return true
+}
+
+func (b *Broker) furnish(ctx context.Context) error {
+	for _, name := range systemGroups {
+		if _, ok := b.group.State().Group(name); !ok {
+			if _, err := b.group.Propose(ctx, fsm.PutGroup(remoting.NewGroupConfig(name), true)); err != nil {
+				return err
+			}
+		}
+	}
 	for _, t := range b.systemTopicConfigs() {
-		_, err := b.createTopic(ctx, t)
-		if have, ok := b.group.State().Topic(t.Name); ok && t.Name == remoting.TopicSchedule && have.Config.WriteQueueNums < t.WriteQueueNums {
+		have, err := b.createTopic(ctx, t)
+		if err == nil && t.Name == remoting.TopicSchedule && have.WriteQueueNums < t.WriteQueueNums {
 			// There are more delay levels now. That there are fewer changes nothing:
 			// what waits in the others is delivered.
 			_, err = b.group.Propose(ctx, fsm.PutTopic(t, false))
 		}
 		if err != nil {
-			b.logger.Warn("a system topic can't be created now", "topic", t.Name, "error", err)
-			return false
+			return err
 		}
 	}
 	if _, ok := b.group.State().Topic(remoting.TopicAutoCreate); ok && !*b.cfg.AutoCreateTopicEnable {
 		// Clients take it for leave to send to any topic.
-		if _, err := b.group.Propose(ctx, fsm.DeleteTopic(remoting.TopicAutoCreate)); err != nil {
-			b.logger.Warn("the template of topics can't be deleted now", "error", err)
-			return false
-		}
+		_, err := b.group.Propose(ctx, fsm.DeleteTopic(remoting.TopicAutoCreate))
+		return err
 	}
-	return true
+	return nil
 }
+
+// systemGroups are the consumer groups that a RocketMQ broker has from the start.
+var systemGroups = []string{remoting.GroupTools, "FILTERSRV_CONSUMER", "SELF_TEST_C_GROUP", "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL",
+	"CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", "CID_RMQ_SYS_TRANS"}
 
 func (b *Broker) systemTopicConfigs() []remoting.TopicConfig {
 	with := func(name string, queues, perm int32) remoting.TopicConfig {
