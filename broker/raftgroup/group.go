@@ -125,8 +125,10 @@ func (g *Group) openFiles() error {
 	if err := raftlog.CheckTerm(g.stable, g.log, g.snaps); err != nil {
 		return err
 	}
-	if _, err := raftlog.Reconcile(g.log, g.snaps); err != nil {
-		return err
+	if !cfg.guard.noReconcile {
+		if _, err := raftlog.Reconcile(g.log, g.snaps); err != nil {
+			return err
+		}
 	}
 	if g.hadState, err = raft.HasExistingState(g.log, g.stable, g.snaps); err != nil {
 		return err

@@ -26,7 +26,8 @@ type logStore struct {
 	*raftlog.Log
 	snaps *raftlog.Snapshots
 	// halt stops the replica for good, if raft has started.
-	halt func(error) bool
+	halt  func(error) bool
+	guard guards
 }
 
 // GetLog implements raft.LogStore.
@@ -38,7 +39,7 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 	case errors.Is(err, raft.ErrLogNotFound):
 		// Not index 1: a leader sends the first entry without looking at one
 		// before it, and this is none to be sent.
-		if index > 1 {
+		if index > 1 && !s.guard.noSnapshotEntry {
 			if meta, e := newest(s.snaps); e == nil && meta != nil && meta.Index == index {
 				*out = raft.Log{Index: index, Term: meta.Term, Type: raft.LogNoop}
 				return nil

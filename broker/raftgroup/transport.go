@@ -51,8 +51,8 @@ type transport struct {
 // guards switches single guards off, for the tests that show what happens
 // without them. The zero value is what runs.
 type guards struct {
-	noClamp, noGate, noByteBound, noDrain, noHeldSnapshot bool
-	noSupervisor, noContacts                              bool
+	noClamp, noGate, noByteBound, noDrain, noHeldSnapshot  bool
+	noSnapshotEntry, noReconcile, noSupervisor, noContacts bool
 }
 
 func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, g guards) *transport {
