@@ -23,7 +23,7 @@ func benchCommand() *cli.Command {
 	common := []cli.Flag{
 		namesrvFlag, outputFlag,
 		&cli.StringFlag{Name: "topic", Aliases: []string{"t"}, Value: benchTopic, Usage: "`TOPIC`, made if it is not there"},
-		&cli.DurationFlag{Name: "duration", Value: 10 * time.Second, Usage: "of each measurement"},
+		&cli.DurationFlag{Name: "duration", Value: 10 * time.Second, Usage: "`TIME` of each measurement"},
 		&cli.StringFlag{Name: "cluster", Usage: "`FILE` cluster.json of raftmq dev: its processes' CPU time is counted too"},
 	}
 	return &cli.Command{
@@ -98,6 +98,9 @@ func benchProduce(c *cli.Context) error {
 		}
 		counts = append(counts, n)
 	}
+	if n := c.Int("queues"); n < 1 || n > maxQueues {
+		return usage("--queues %d: want 1 to %d", n, maxQueues)
+	}
 	if size := c.Int("size"); size < 0 || size > maxLine {
 		return usage("--size %d: want 0 to %d", size, maxLine)
 	}
@@ -109,10 +112,7 @@ func benchProduce(c *cli.Context) error {
 	err = withClient(c, func(ctx context.Context, cl *client.Client) error {
 		topic := client.NewTopicConfig(c.String("topic"))
 		topic.ReadQueueNums, topic.WriteQueueNums = int32(c.Int("queues")), int32(c.Int("queues"))
-		if err := cl.Admin().CreateTopic(ctx, topic); err != nil {
-			return err
-		}
-		if _, err := awaitRoute(ctx, cl.Admin(), topic.Name); err != nil {
+		if _, err := createTopic(ctx, cl.Admin(), topic, nil); err != nil {
 			return err
 		}
 		p, err := cl.NewProducer(client.ProducerConfig{})
@@ -140,6 +140,14 @@ func benchProduce(c *cli.Context) error {
 		}
 		return nil
 	})
+	return printRows(c, t, err)
+}
+
+// printRows prints what was measured before an error, if anything was.
+func printRows(c *cli.Context, t *table, err error) error {
+	if err != nil && len(t.rows) == 0 {
+		return err
+	}
 	return errors.Join(t.print(c), err)
 }
 
@@ -194,6 +202,9 @@ func benchConsume(c *cli.Context) error {
 	}
 	t := newTable("messages", "MB", "seconds", "msg/s", "MB/s", "cpu us/msg")
 	err = withClient(c, func(ctx context.Context, cl *client.Client) error {
+		if _, err := cl.Admin().TopicRoute(ctx, c.String("topic")); err != nil {
+			return err
+		}
 		consumer, err := cl.NewPushConsumer(client.PushConfig{Group: fmt.Sprintf("bench_%d", time.Now().UnixNano()), From: client.FromFirst, ConsumeBatch: 32})
 		if err != nil {
 			return err
@@ -241,5 +252,5 @@ func benchConsume(c *cli.Context) error {
 		t.add(n.Load(), mb, seconds, float64(n.Load())/seconds, mb/seconds, float64((after-before).Microseconds())/float64(n.Load()))
 		return nil
 	})
-	return errors.Join(t.print(c), err)
+	return printRows(c, t, err)
 }

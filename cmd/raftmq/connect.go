@@ -12,8 +12,11 @@ import (
 
 var namesrvFlag = &cli.StringFlag{
 	Name: "namesrv", Aliases: []string{"n"}, Value: "127.0.0.1:9876", EnvVars: []string{"RAFTMQ_NAMESRV", "NAMESRV_ADDR"},
-	Usage: "name servers, `HOST:PORT;HOST:PORT`",
+	Usage: "`LIST` of name servers, host:port;host:port",
 }
+
+// adminTimeout bounds a command that only asks or orders something.
+const adminTimeout = 15 * time.Second
 
 // withClient runs f with a client, and closes it.
 func withClient(c *cli.Context, f func(ctx context.Context, cl *client.Client) error) (err error) {
@@ -33,7 +36,7 @@ func withClient(c *cli.Context, f func(ctx context.Context, cl *client.Client) e
 // withAdmin runs f with the administration of the cluster.
 func withAdmin(c *cli.Context, f func(ctx context.Context, a *client.Admin) error) error {
 	return withClient(c, func(ctx context.Context, cl *client.Client) error {
-		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 		defer cancel()
 		return f(ctx, cl.Admin())
 	})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -20,16 +21,17 @@ func consumeCommand() *cli.Command {
 		Name:  "consume",
 		Usage: "consume messages as a member of a consumer group, and print them",
 		Description: "A message counts as consumed when it was printed; the group goes on behind it next time.\n" +
-			"With -o json each line is an object with the message's fields.",
+			"With -o json each line is an object with the message's fields; a body that is no UTF-8 text is\n" +
+			"its bodyBase64.",
 		Flags: []cli.Flag{
 			namesrvFlag,
 			&cli.StringFlag{Name: "topic", Aliases: []string{"t"}, Required: true, Usage: "`TOPIC`"},
 			&cli.StringFlag{Name: "group", Aliases: []string{"g"}, Required: true, Usage: "consumer `GROUP`"},
 			&cli.StringFlag{Name: "tag", Usage: "only messages with a `TAG`, or one of them: A || B"},
-			&cli.StringFlag{Name: "from", Value: "first", Usage: "where a new group begins: first, last, or a `TIME` like 2026-11-21T15:04:05Z"},
-			&cli.IntFlag{Name: "count", Usage: "end after `N` messages"},
-			&cli.DurationFlag{Name: "idle", Usage: "end when nothing came for this `TIME`"},
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text: bodies, one a line; json: objects, one a line"},
+			&cli.StringFlag{Name: "from", Value: "first", Usage: "`WHERE` a new group begins: first, last, or a time like 2026-11-21T15:04:05Z"},
+			&cli.IntFlag{Name: "count", DefaultText: "no end", Usage: "end after `N` messages"},
+			&cli.DurationFlag{Name: "idle", DefaultText: "wait for ever", Usage: "end when nothing came for this `TIME`"},
+			bodyFlag,
 		},
 		Action: runConsume,
 	}
@@ -94,12 +96,23 @@ func (p *printer) write(m *client.MessageExt) error {
 		}
 		return p.out.Flush()
 	}
-	err := json.NewEncoder(p.out).Encode(map[string]any{
+	fields := map[string]any{
 		"topic": m.Topic, "queue": m.Queue.QueueID, "broker": m.Queue.BrokerName, "offset": m.QueueOffset, "msgId": m.MsgID,
-		"keys": m.Keys, "tag": m.Tags, "properties": m.Properties, "reconsumeTimes": m.ReconsumeTimes,
-		"storeTime": m.StoreTime, "bornTime": m.BornTime, "body": string(m.Body),
-	})
-	return errors.Join(err, p.out.Flush())
+		"keys": append([]string{}, m.Keys...), "tag": m.Tags, "properties": m.Properties, "reconsumeTimes": m.ReconsumeTimes,
+		"storeTime": m.StoreTime, "bornTime": m.BornTime,
+	}
+	if m.Properties == nil {
+		fields["properties"] = struct{}{}
+	}
+	if utf8.Valid(m.Body) {
+		fields["body"] = string(m.Body)
+	} else {
+		fields["bodyBase64"] = m.Body
+	}
+	if err := json.NewEncoder(p.out).Encode(fields); err != nil {
+		return err
+	}
+	return p.out.Flush()
 }
 
 func runConsume(c *cli.Context) error {
@@ -110,8 +123,8 @@ func runConsume(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if out := c.String("output"); out != "text" && out != "json" {
-		return usage("-o %s: want text or json", out)
+	if n, idle := c.Int("count"), c.Duration("idle"); n < 0 || idle < 0 {
+		return usage("--count %d --idle %v: want none below 0", n, idle)
 	}
 	p := &printer{
 		out: bufio.NewWriter(os.Stdout), json: c.String("output") == "json",
@@ -125,7 +138,20 @@ func runConsume(c *cli.Context) error {
 		if err := consumer.Subscribe(c.String("topic"), c.String("tag"), p.print); err != nil {
 			return err
 		}
-		if err := consumer.Start(ctx); err != nil {
+		// It is asked once, as a consumer waits for ever for its name server and
+		// its topic.
+		switch _, err := cl.Admin().TopicRoute(ctx, c.String("topic")); {
+		case errors.Is(err, client.ErrNoRoute):
+			fmt.Fprintf(os.Stderr, "there is no topic %s yet: waiting for it; raftmq topic list shows those there are\n", c.String("topic"))
+		case err != nil:
+			return err
+		}
+		starting, cancel := ctx, context.CancelFunc(func() {})
+		if idle := c.Duration("idle"); idle > 0 {
+			starting, cancel = context.WithTimeout(ctx, max(idle, adminTimeout))
+		}
+		defer cancel()
+		if err := consumer.Start(starting); err != nil {
 			return err
 		}
 		p.wait(ctx, c.Duration("idle"))
@@ -133,6 +159,9 @@ func runConsume(c *cli.Context) error {
 	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil && p.n == 0 {
+		return err
+	}
 	fmt.Fprintf(os.Stderr, "consumed %d messages\n", p.n)
 	return errors.Join(err, p.err)
 }

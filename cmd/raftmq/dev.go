@@ -32,7 +32,7 @@ func devCommand() *cli.Command {
 			&cli.IntFlag{Name: "nodes", Value: 3, Usage: "`N` processes"},
 			&cli.IntFlag{Name: "groups", Value: 3, Usage: "`N` broker groups, each with a replica on every node"},
 			&cli.StringFlag{Name: "dir", Value: filepath.Join("data", "dev"), Usage: "`DIR` for everything"},
-			&cli.StringSliceFlag{Name: "set", Usage: "`KEY=VALUE` of the nodes' configuration, more than once for more keys"},
+			&cli.StringSliceFlag{Name: "set", Usage: "`KEY=VALUE` of the nodes' configuration, as raftmq server's --set"},
 		},
 		Action: runDev,
 	}
@@ -69,6 +69,23 @@ func readCluster(file string) (*devCluster, error) {
 	return c, nil
 }
 
+// lockDir keeps a second raftmq dev from taking a running cluster's directory.
+// The lock ends with the process.
+func lockDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, usage("--dir %s: %v", dir, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, usage("--dir %s: %v", dir, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close() // nothing was written
+		return nil, usage("--dir %s: a raftmq dev runs there: end it, or give another --dir", dir)
+	}
+	return func() { f.Close() }, nil
+}
+
 func (d *devCluster) write() error {
 	text, err := json.MarshalIndent(d, "", "  ")
 	if err != nil {
@@ -97,9 +114,6 @@ func plan(dir string, nodes, groups int, set []string) (*devCluster, error) {
 		}
 		old.command(self, set)
 		return old, nil
-	}
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, err
 	}
 	ports, err := freePorts(nodes * (2 + groups))
 	if err != nil {
@@ -186,6 +200,11 @@ func runDev(c *cli.Context) error {
 	if n, g := c.Int("nodes"), c.Int("groups"); n < 1 || n > 9 || g < 1 || g > 26 {
 		return usage("--nodes %d --groups %d: want 1 to 9 nodes and 1 to 26 groups", n, g)
 	}
+	unlock, err := lockDir(c.String("dir"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	d, err := plan(c.String("dir"), c.Int("nodes"), c.Int("groups"), c.StringSlice("set"))
 	if err != nil {
 		return err
@@ -256,10 +275,24 @@ func (s *supervisor) start(n *devNode) error {
 		delete(s.running, n.ID)
 		s.mu.Unlock()
 		text := fmt.Sprintf("%s (pid %d) has ended: %v", n.ID, n.Pid, errText(err))
+		if last := lastLine(n.Log); err != nil && last != "" && strings.HasPrefix(last, "raftmq: ") {
+			text += ": " + strings.TrimPrefix(last, "raftmq: ")
+		}
 		close(ended)
-		s.said <- text + "; to start it again:\n  " + strings.Join(n.Command, " ")
+		s.said <- text + "\nto start it again:\n  " + strings.Join(n.Command, " ")
 	}()
 	return nil
+}
+
+// lastLine is the last line of a log, in which a node that could not start says
+// why; "" if it can't be read.
+func lastLine(name string) string {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return ""
+	}
+	text = bytes.TrimSpace(text)
+	return string(text[bytes.LastIndexByte(text, '\n')+1:])
 }
 
 func errText(err error) string {
@@ -307,7 +340,7 @@ func (s *supervisor) awaitLeaders(ctx context.Context, a *client.Admin) (map[str
 		}
 		select {
 		case text := <-s.said:
-			return nil, fmt.Errorf("%s\nits log: %s", text, s.d.Dir)
+			return nil, fmt.Errorf("%s\nlogs: %s", text, filepath.Join(s.d.Dir, "*.log"))
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
 			return nil, fmt.Errorf("no leaders in %v: see the logs in %s", startTimeout, s.d.Dir)

@@ -20,37 +20,48 @@ const (
 	exitFailed  = 1 // it did not work, or a check found something
 	exitUsage   = 2 // wrong arguments or configuration: nothing was tried
 	exitUnknown = 3 // a message may be stored, or not
+
+	exitInterrupted = 130 // Ctrl-C or SIGTERM came before it was done
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A reader that has seen enough, as head, is no reason to be killed.
+	signal.Ignore(syscall.SIGPIPE)
 	err := app().RunContext(ctx, os.Args)
+	interrupted := ctx.Err() != nil
 	stop()
-	if err == nil {
-		return
+	switch code := exitCode(err); {
+	case err == nil || readerGone(err):
+	case interrupted && code == exitFailed:
+		fmt.Fprintln(os.Stderr, "raftmq: interrupted")
+		os.Exit(exitInterrupted)
+	default:
+		if text := err.Error(); text != "" {
+			fmt.Fprintln(os.Stderr, "raftmq: "+text+nextStep(err))
+		}
+		os.Exit(code)
 	}
-	if text := err.Error(); text != "" {
-		fmt.Fprintln(os.Stderr, "raftmq: "+text)
-	}
-	os.Exit(exitCode(err))
 }
 
 func app() *cli.App {
+	commands := []*cli.Command{
+		serverCommand(), namesrvCommand(), devCommand(),
+		produceCommand(), consumeCommand(), topicCommand(), raftCommand(), benchCommand(), verifyCommand(),
+	}
+	prepare("raftmq", commands)
 	return &cli.App{
 		Name:  "raftmq",
 		Usage: "a RocketMQ-compatible message broker that heals itself",
 		Description: "Exit codes: 0 done; 1 it did not work, or a check found something; 2 wrong arguments\n" +
-			"or configuration, nothing was tried; 3 a message may be stored, or not.",
+			"or configuration, nothing was tried; 3 a message may be stored, or not; 130 interrupted\n" +
+			"before it was done.",
 		Version:         version,
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // main does
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return usage("%v", err)
-		},
-		Commands: []*cli.Command{
-			serverCommand(), namesrvCommand(), devCommand(),
-			produceCommand(), consumeCommand(), topicCommand(), raftCommand(), benchCommand(), verifyCommand(),
-		},
+		OnUsageError:    wrongUsage("raftmq"),
+		Action:          oneOf("raftmq", commands),
+		Commands:        commands,
 	}
 }
 
@@ -87,12 +98,4 @@ func exitCode(err error) int {
 		return exitUnknown
 	}
 	return exitFailed
-}
-
-// noArgs refuses arguments that a command does not have.
-func noArgs(c *cli.Context) error {
-	if c.NArg() > 0 {
-		return usage("%s takes no argument, but there is %q; see raftmq %s --help", c.Command.FullName(), c.Args().First(), c.Command.FullName())
-	}
-	return nil
 }

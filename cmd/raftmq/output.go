@@ -12,7 +12,13 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-var outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "table or json"}
+var (
+	outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table or json"}
+	bodyFlag   = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT`: text, which is bodies, one a line; or json, objects, one a line"}
+
+	// outputs are the formats that -o may name.
+	outputs = map[cli.Flag][]string{outputFlag: {"table", "json"}, bodyFlag: {"text", "json"}}
+)
 
 // table is what a command prints: rows under headings, or the same as JSON
 // objects, whose keys are the headings.
@@ -27,14 +33,10 @@ func (t *table) add(cells ...any) { t.rows = append(t.rows, cells) }
 
 // print writes the table as the -o flag says.
 func (t *table) print(c *cli.Context) error {
-	switch format := c.String("output"); format {
-	case "json":
+	if c.String("output") == "json" {
 		return t.json(c.App.Writer)
-	case "table", "":
-		return t.text(c.App.Writer)
-	default:
-		return usage("-o %s: want table or json", format)
 	}
+	return t.text(c.App.Writer)
 }
 
 func (t *table) text(w io.Writer) error {
@@ -93,9 +95,10 @@ func (t *table) json(w io.Writer) error {
 	return e.Encode(rows)
 }
 
-// jsonKey turns a heading into a key: "longest gap" is longestGap.
+// jsonKey turns a heading into a key: "longest gap" is longestGap, "msg/s"
+// msgPerS.
 func jsonKey(heading string) string {
-	words := strings.FieldsFunc(strings.ToLower(heading), func(r rune) bool { return r == ' ' || r == '/' || r == '-' })
+	words := strings.Fields(strings.ReplaceAll(strings.ToLower(heading), "/", " per "))
 	for i := 1; i < len(words); i++ {
 		words[i] = strings.ToUpper(words[i][:1]) + words[i][1:]
 	}

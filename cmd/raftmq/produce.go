@@ -33,9 +33,9 @@ func produceCommand() *cli.Command {
 			&cli.StringFlag{Name: "key", Usage: "`KEY` to find each message by; %d is its number"},
 			&cli.StringFlag{Name: "tag", Usage: "`TAG` of each message"},
 			&cli.StringFlag{Name: "shard", Usage: "`KEY`: all messages to the queue that belongs to it, in order"},
-			&cli.IntFlag{Name: "size", Usage: "generate messages of this many `BYTES`"},
-			&cli.IntFlag{Name: "count", Usage: "generate `N` messages, or send only the first N lines"},
-			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "for one message, with all its retries"},
+			&cli.IntFlag{Name: "size", DefaultText: "none are generated", Usage: "generate messages of this many `BYTES`"},
+			&cli.IntFlag{Name: "count", DefaultText: "all lines", Usage: "generate `N` messages, or send only the first N lines"},
+			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "`TIME` for one message, with all its retries"},
 		},
 		Action: runProduce,
 	}
@@ -90,6 +90,9 @@ func runProduce(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
+	if d := c.Duration("timeout"); d <= 0 {
+		return usage("--timeout %v: want more than 0", d)
+	}
 	next, in, err := source(c)
 	if err != nil {
 		return err
@@ -105,19 +108,25 @@ func runProduce(c *cli.Context) error {
 		if s.stored == 0 && err != nil {
 			return err
 		}
-		t := newTable("topic", "sent", "stored", "failed", "seconds", "msg/s")
+		t := newTable("topic", "sent", "stored", "failed", "unknown", "seconds", "msg/s")
 		elapsed := s.elapsed.Seconds()
-		t.add(c.String("topic"), s.sent, s.stored, s.failed, elapsed, float64(s.stored)/max(elapsed, 0.001))
+		t.add(c.String("topic"), s.sent, s.stored, s.failed, s.unknown, elapsed, float64(s.stored)/max(elapsed, 0.001))
 		return errors.Join(t.print(c), err)
 	})
 }
 
 // sender sends what a source gives, and counts.
 type sender struct {
-	mu                   sync.Mutex
-	sent, stored, failed int64
-	err                  error // the first
-	elapsed              time.Duration
+	mu                            sync.Mutex
+	sent, stored, failed, unknown int64
+	err                           error // the first, or the first whose outcome is unknown
+	elapsed                       time.Duration
+}
+
+// body is what a source gave.
+type body struct {
+	data []byte
+	err  error
 }
 
 func (s *sender) run(ctx context.Context, c *cli.Context, p *client.Producer, next func() ([]byte, error)) error {
@@ -126,39 +135,69 @@ func (s *sender) run(ctx context.Context, c *cli.Context, p *client.Producer, ne
 	begun := time.Now()
 	bar := newProgress("sent")
 	defer bar.done()
-	var under sync.WaitGroup
-	var readErr error
-	for ctx.Err() == nil {
-		body, err := next()
-		if err != nil {
-			if err != io.EOF {
-				readErr = err
-			}
-			break
-		}
-		m := &client.Message{Topic: c.String("topic"), Body: body, Tags: c.String("tag"), ShardingKey: c.String("shard")}
-		if key := c.String("key"); key != "" {
-			m.Keys = []string{strings.ReplaceAll(key, "%d", fmt.Sprint(s.sent))}
-		}
-		s.sent++
-		under.Add(1)
-		p.SendAsync(ctx, m, func(_ *client.SendResult, err error) {
-			defer under.Done()
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if err == nil {
-				s.stored++
+	// Nobody waits for who reads: a terminal can't be kept from blocking it, and
+	// the command has to end all the same.
+	bodies := make(chan body, 1024)
+	go func() {
+		for {
+			data, err := next()
+			select {
+			case bodies <- body{data, err}:
+			case <-ctx.Done():
 				return
 			}
-			s.failed++
-			if s.err == nil {
-				s.err = err
-				cancel()
+			if err != nil {
+				return
 			}
-		})
-		bar.show(s.sent, int64(c.Int("count")))
+		}
+	}()
+	var under sync.WaitGroup
+	var readErr error
+	for readErr == nil && ctx.Err() == nil {
+		select {
+		case b := <-bodies:
+			if readErr = b.err; readErr == nil {
+				s.send(ctx, cancel, c, p, b.data, &under)
+				bar.show(s.sent, int64(c.Int("count")))
+			}
+		case <-ctx.Done():
+		}
+	}
+	if readErr == io.EOF {
+		readErr = nil
 	}
 	under.Wait()
 	s.elapsed = time.Since(begun)
 	return errors.Join(readErr, s.err, c.Context.Err())
+}
+
+// send sends one message; the first that fails cancels the rest.
+func (s *sender) send(ctx context.Context, cancel func(), c *cli.Context, p *client.Producer, data []byte, under *sync.WaitGroup) {
+	m := &client.Message{Topic: c.String("topic"), Body: data, Tags: c.String("tag"), ShardingKey: c.String("shard")}
+	if key := c.String("key"); key != "" {
+		m.Keys = []string{strings.ReplaceAll(key, "%d", fmt.Sprint(s.sent))}
+	}
+	s.sent++
+	under.Add(1)
+	p.SendAsync(ctx, m, func(_ *client.SendResult, err error) {
+		defer under.Done()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case err == nil:
+			s.stored++
+			return
+		case errors.Is(err, client.ErrLimbo):
+			s.unknown++
+			if s.unknown == 1 {
+				s.err = err
+			}
+		default:
+			s.failed++
+		}
+		if s.err == nil {
+			s.err = err
+		}
+		cancel()
+	})
 }

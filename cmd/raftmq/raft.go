@@ -29,6 +29,8 @@ func raftCommand() *cli.Command {
 	}
 }
 
+var errNoBroker = errors.New("the name server knows no broker: is a node up, and registered there? Its log says so")
+
 // replica is one replica as the name server knows it and as it says itself.
 type replica struct {
 	group, addr string
@@ -59,7 +61,7 @@ func replicas(ctx context.Context, c *cli.Context, a *client.Admin) ([]replica, 
 		}
 	}
 	if len(all) == 0 {
-		return nil, errors.New("the name server knows no broker: is a node up, and registered there?")
+		return nil, errNoBroker
 	}
 	return all, nil
 }
@@ -130,7 +132,7 @@ func raftTransfer(c *cli.Context) error {
 		return err
 	}
 	if c.String("group") == "" {
-		return usage("raft transfer-leader wants --group")
+		return usage("--group is missing; see %s --help", c.Command.HelpName)
 	}
 	return withAdmin(c, func(ctx context.Context, a *client.Admin) error {
 		all, err := replicas(ctx, c, a)

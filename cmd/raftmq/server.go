@@ -21,7 +21,7 @@ import (
 const stopTimeout = 40 * time.Second
 
 var logFlags = []cli.Flag{
-	&cli.StringFlag{Name: "log-level", Value: "info", Usage: "trace, debug, info, warn, error or off", EnvVars: []string{"RAFTMQ_LOG_LEVEL"}},
+	&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: trace, debug, info, warn, error or off", EnvVars: []string{"RAFTMQ_LOG_LEVEL"}},
 	&cli.BoolFlag{Name: "log-json", Usage: "log JSON, one object a line", EnvVars: []string{"RAFTMQ_LOG_JSON"}},
 }
 
@@ -132,7 +132,7 @@ func namesrvCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "listen", Value: "0.0.0.0:9876", Usage: "`HOST:PORT`"},
 			&cli.StringFlag{Name: "kv", Usage: "`FILE` that keeps the KV configuration; without it, it is forgotten"},
-			&cli.DurationFlag{Name: "wait-for-service", Value: 45 * time.Second, Usage: "how long after the start an unknown topic may be one that nobody has registered yet"},
+			&cli.DurationFlag{Name: "wait-for-service", Value: 45 * time.Second, Usage: "`TIME` after the start in which an unknown topic may be one that nobody has registered yet"},
 		}, logFlags...),
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +13,9 @@ import (
 
 	"github.com/raftmq/raftmq/client"
 )
+
+// maxQueues bounds what a typing error can make.
+const maxQueues = 4096
 
 func topicCommand() *cli.Command {
 	return &cli.Command{
@@ -22,7 +27,7 @@ func topicCommand() *cli.Command {
 				Flags: []cli.Flag{
 					namesrvFlag, outputFlag,
 					&cli.IntFlag{Name: "queues", Aliases: []string{"q"}, Value: 8, Usage: "`N` queues on each broker group"},
-					&cli.IntFlag{Name: "perm", Value: 6, Usage: "2 write, 4 read, 6 both"},
+					&cli.IntFlag{Name: "perm", Value: 6, Usage: "`PERM`: 2 write, 4 read, 6 both"},
 					&cli.StringSliceFlag{Name: "broker", Usage: "only on this broker `GROUP`; more than once for more"},
 					&cli.StringSliceFlag{Name: "attribute", Usage: "`NAME=VALUE` to set, -NAME to remove"},
 				},
@@ -30,20 +35,12 @@ func topicCommand() *cli.Command {
 			},
 			{Name: "list", Usage: "list the topics", Flags: []cli.Flag{
 				namesrvFlag, outputFlag,
-				&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "the system's own too"},
+				&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "the system's own too, and those of retries and dead letters"},
 			}, Action: topicList},
 			{Name: "describe", ArgsUsage: "TOPIC", Usage: "show a topic's queues", Flags: []cli.Flag{namesrvFlag, outputFlag}, Action: topicDescribe},
 			{Name: "delete", ArgsUsage: "TOPIC", Usage: "delete a topic and its messages", Flags: []cli.Flag{namesrvFlag, outputFlag}, Action: topicDelete},
 		},
 	}
-}
-
-// oneArg is a command's only argument.
-func oneArg(c *cli.Context, what string) (string, error) {
-	if c.NArg() != 1 {
-		return "", usage("%s wants one %s, and flags before it; see raftmq %s --help", c.Command.FullName(), what, c.Command.FullName())
-	}
-	return c.Args().First(), nil
 }
 
 func topicCreate(c *cli.Context) error {
@@ -54,6 +51,12 @@ func topicCreate(c *cli.Context) error {
 	t := client.NewTopicConfig(name)
 	t.ReadQueueNums, t.WriteQueueNums = int32(c.Int("queues")), int32(c.Int("queues"))
 	t.Perm = int32(c.Int("perm"))
+	if n := c.Int("queues"); n < 1 || n > maxQueues {
+		return usage("--queues %d: want 1 to %d", n, maxQueues)
+	}
+	if p := t.Perm; p != client.PermRead && p != client.PermWrite && p != client.PermRead|client.PermWrite {
+		return usage("--perm %d: want 2 (write), 4 (read) or 6 (both)", p)
+	}
 	t.Attributes = map[string]string{}
 	for _, a := range c.StringSlice("attribute") {
 		key, value, ok := strings.Cut(a, "=")
@@ -67,10 +70,7 @@ func topicCreate(c *cli.Context) error {
 		}
 	}
 	return withAdmin(c, func(ctx context.Context, a *client.Admin) error {
-		if err := a.CreateTopic(ctx, t, c.StringSlice("broker")...); err != nil {
-			return err
-		}
-		route, err := awaitRoute(ctx, a, name)
+		route, err := createTopic(ctx, a, t, c.StringSlice("broker"))
 		if err != nil {
 			return err
 		}
@@ -78,17 +78,52 @@ func topicCreate(c *cli.Context) error {
 	})
 }
 
-// awaitRoute waits until the name server knows a topic that was just created.
-func awaitRoute(ctx context.Context, a *client.Admin, name string) (*client.RouteData, error) {
+// createTopic creates a topic at brokers, none: all, and waits until the name
+// server has heard of it from each of them.
+func createTopic(ctx context.Context, a *client.Admin, t client.TopicConfig, brokers []string) (*client.RouteData, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	info, err := a.ClusterInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Sorted(maps.Keys(info.Brokers))
+	if len(all) == 0 {
+		return nil, errNoBroker
+	}
+	for _, b := range brokers {
+		if !slices.Contains(all, b) {
+			return nil, usage("--broker %s: there is no such broker group; there are %s", b, strings.Join(all, ", "))
+		}
+	}
+	if len(brokers) == 0 {
+		brokers = all
+	}
+	if err := a.CreateTopic(ctx, t, brokers...); err != nil {
+		return nil, err
+	}
+	return awaitRoute(ctx, a, t.Name, func(route *client.RouteData) bool {
+		heard := 0
+		for _, q := range route.Queues {
+			if slices.Contains(brokers, q.BrokerName) && q.ReadQueueNums == t.ReadQueueNums && q.WriteQueueNums == t.WriteQueueNums && q.Perm == t.Perm {
+				heard++
+			}
+		}
+		return heard == len(brokers)
+	})
+}
+
+// awaitRoute waits until the name server knows a topic's route as it should be.
+func awaitRoute(ctx context.Context, a *client.Admin, name string, ok func(*client.RouteData) bool) (*client.RouteData, error) {
 	for {
 		route, err := a.TopicRoute(ctx, name)
-		if err == nil || !errors.Is(err, client.ErrNoRoute) {
+		if err == nil && ok(route) || err != nil && !errors.Is(err, client.ErrNoRoute) {
 			return route, err
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return nil, err
+			return nil, errors.Join(fmt.Errorf("topic %s was made, but the name server has not heard of it from all brokers: see raftmq topic describe %[1]s", name), err)
 		}
 	}
 }
@@ -139,7 +174,7 @@ func topicList(c *cli.Context) error {
 }
 
 func systemTopic(name string, info *client.ClusterInfo) bool {
-	if client.IsSystemTopic(name) || strings.HasSuffix(name, "_REPLY_TOPIC") {
+	if client.IsSystemTopic(name) || strings.HasSuffix(name, "_REPLY_TOPIC") || strings.HasPrefix(name, "%") {
 		return true
 	}
 	_, broker := info.Brokers[name]
@@ -176,7 +211,7 @@ func topicDelete(c *cli.Context) error {
 	}
 	return withAdmin(c, func(ctx context.Context, a *client.Admin) error {
 		if _, err := a.TopicRoute(ctx, name); err != nil {
-			return fmt.Errorf("topic %s: %w", name, err)
+			return err
 		}
 		if err := a.DeleteTopic(ctx, name); err != nil {
 			return err

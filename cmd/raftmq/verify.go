@@ -35,7 +35,7 @@ func verifyCommand() *cli.Command {
 			})
 			bar.done()
 			if err != nil {
-				return err
+				return fmt.Errorf("%w\nverify reads the data directories of nodes that are stopped", err)
 			}
 			return printReport(c, report)
 		},
