@@ -69,6 +69,7 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 			add(Trim(now / 2000 * testSegment))
 		}
 	}
+	add(PutTopic(testTopic(topics[0], 4), false)) // whatever was deleted last
 	return out
 }
 

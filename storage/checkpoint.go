@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
+	"path"
 
 	"github.com/raftmq/raftmq/storage/disk"
 )
@@ -184,16 +185,18 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 	return c, nil
 }
 
-// A checkpoint is written over the older of two files, so that a crash while it
-// is written leaves the newer one.
+// A checkpoint takes the place of the older of two files, so that damage to one
+// leaves the other. It is written under another name first: what a crash leaves
+// under these is whole, and one that is not is damaged.
 func checkpointPath(dir string, seq uint64) string {
 	return dir + "/checkpoint." + string(rune('0'+seq%2))
 }
 
+const checkpointTemporary = "checkpoint.tmp"
+
 // loadCheckpoint reads both files and returns the newer good one, an empty one if
-// there is none. damaged are the errors of those that are no good: one of the two
-// is to be expected after a crash.
-func loadCheckpoint(fsys disk.FS, dir string, segmentSize int64) (c *checkpoint, damaged []error, err error) {
+// there is none. damaged are those that are no good.
+func loadCheckpoint(fsys disk.FS, dir string, segmentSize int64) (c *checkpoint, damaged []Problem, err error) {
 	for slot := range uint64(2) {
 		name := checkpointPath(dir, slot)
 		b, err := readWhole(fsys, LabelCheckpoint, name)
@@ -211,7 +214,7 @@ func loadCheckpoint(fsys disk.FS, dir string, segmentSize int64) (c *checkpoint,
 		case errors.Is(err, ErrVersion):
 			return nil, nil, fmt.Errorf("%s: %w", name, err)
 		case err != nil:
-			damaged = append(damaged, fmt.Errorf("%s: %w", name, err))
+			damaged = append(damaged, Problem{path.Base(name), -1, err.Error()})
 		case c == nil || p.seq > c.seq:
 			c = p
 		}
@@ -233,10 +236,14 @@ func (s *Store) saveCheckpoint(c *checkpoint) error {
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(s.fs, LabelCheckpoint, checkpointPath(s.dir, c.seq), b); err != nil {
+	tmp := s.dir + "/" + checkpointTemporary
+	if err := writeWhole(s.fs, LabelCheckpoint, tmp, b); err != nil {
 		return err
 	}
-	if err := s.fs.SyncDir(LabelCheckpoint, s.dir); err != nil { // the file may be new
+	if err := s.fs.Rename(LabelCheckpoint, tmp, checkpointPath(s.dir, c.seq)); err != nil {
+		return err
+	}
+	if err := s.fs.SyncDir(LabelCheckpoint, s.dir); err != nil {
 		return err
 	}
 	s.checkpoint = c

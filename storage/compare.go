@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +16,10 @@ type Comparer struct {
 	// Differences are bytes that are not what they must be.
 	Differences Problems
 	// LogBytes and Units count what was compared. Absent counts units that are
-	// not in the files (they were in memory when the process was killed), and
-	// AbsentLog bytes of the CommitLog (the process had not come that far). What
-	// the store has trimmed or dropped since is in neither.
+	// not in the files (they were in memory when the process was killed, or the
+	// machine stopped before it wrote them), and AbsentLog bytes of the CommitLog
+	// (the same, or the process had not come that far). What the store has
+	// trimmed or dropped since is in neither.
 	LogBytes, Units   int64
 	Absent, AbsentLog int64
 
@@ -71,16 +73,16 @@ func (c *Comparer) Write(b *Batch) error {
 		if err != nil && !isAbsent(err) {
 			return err
 		}
-		same := int64(0)
-		for err == nil && same < n && have[same] == rest[same] {
-			same++
-		}
+		absent, at := compareWritten(have, rest[:n], c.end-key.base)
 		switch {
-		case same == n, c.end < c.r.checkpoint.floor:
-		case err != nil, isZero(have[same:]):
-			c.AbsentLog += n - same
+		case c.end < c.r.checkpoint.floor:
+		case err != nil:
+			c.AbsentLog += n
 		default:
-			c.differ(key, c.end-key.base+same, "the CommitLog has other bytes at %d than the raft log says", c.end+same)
+			c.AbsentLog += absent
+			if at >= 0 {
+				c.differ(key, c.end-key.base+at, "the CommitLog has other bytes at %d than the raft log says", c.end+at)
+			}
 		}
 		c.LogBytes += n
 		c.end += n
@@ -102,16 +104,19 @@ func (c *Comparer) unit(u *QueueUnit) error {
 	q.max.Store(u.Offset + 1)
 	var have [UnitSize]byte
 	err := c.r.ReadUnits(q.id, u.Offset, have[:])
-	switch got := decodeUnit(have[:]); {
-	case err != nil && !isAbsent(err):
+	if err != nil && !isAbsent(err) {
 		return err
+	}
+	file := queueFile(u.Offset)
+	off := (u.Offset - file) * UnitSize
+	absent, at := compareWritten(have[:], appendUnit(nil, u.Unit), off)
+	switch {
 	case u.Phys < c.r.checkpoint.floor:
-	case err != nil, isZero(have[:]):
+	case err != nil, at < 0 && absent > 0:
 		c.Absent++
 		c.absent[q.id]++
-	case got != u.Unit:
-		file := queueFile(u.Offset)
-		c.differ(fileKey{queue: q, base: file}, (u.Offset-file)*UnitSize, "unit %d is %+v, the raft log says %+v", u.Offset, got, u.Unit)
+	case at >= 0:
+		c.differ(fileKey{queue: q, base: file}, off, "unit %d is %+v, the raft log says %+v", u.Offset, decodeUnit(have[:]), u.Unit)
 	}
 	c.Units++
 	return nil
@@ -123,6 +128,31 @@ func (c *Comparer) differ(key fileKey, off int64, format string, args ...any) {
 }
 
 func isAbsent(err error) bool { return isNotExist(err) || errors.Is(err, io.EOF) }
+
+// sectorSize is what a disk writes whole.
+const sectorSize = 512
+
+// compareWritten compares what a file has at off with what was written there and
+// may not have reached it: a sector's part that is all zeros is absent. at is
+// the first byte that is neither, -1 if there is none.
+func compareWritten(have, want []byte, off int64) (absent, at int64) {
+	for i := int64(0); i < int64(len(want)); {
+		n := min(int64(len(want))-i, sectorSize-(off+i)%sectorSize)
+		h, w := have[i:i+n], want[i:i+n]
+		switch {
+		case bytes.Equal(h, w):
+		case isZero(h):
+			absent += n
+		default:
+			for h[0] == w[0] {
+				h, w, i = h[1:], w[1:], i+1
+			}
+			return absent, i
+		}
+		i += n
+	}
+	return absent, -1
+}
 
 func isZero(b []byte) bool {
 	for _, c := range b {

@@ -26,7 +26,9 @@ type housekeeper struct {
 	removed []*segment // nobody reads them any more
 	topics  []TopicID  // dropped, and not yet known to the checkpoint
 
-	files []fileKey // of queues, to be removed once the checkpoint knows; of whoever holds maintain
+	// Of whoever holds maintain:
+	files []fileKey // of queues, to be removed once the checkpoint knows
+	began int64     // where the log began when it was resumed
 }
 
 func (h *housekeeper) init(s *Store) {
@@ -48,9 +50,10 @@ func (h *housekeeper) reset() []*segment {
 	return gone
 }
 
-// begin sets to work on a log that was resumed at its end.
-func (h *housekeeper) begin(end int64) {
-	h.written.Store(end)
+// begin sets to work on a log that was resumed as [from, to).
+func (h *housekeeper) begin(from, to int64) {
+	h.written.Store(to)
+	h.began = from
 	h.sweep.Store(true)
 	h.drop.Store(true)
 	poke(h.kick)

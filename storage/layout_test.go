@@ -352,7 +352,7 @@ func TestOlderSnapshot(t *testing.T) {
 	r.do(r.m.append(r.randomBatch(rng, 1)...))
 	r.snap()
 	older, at := r.snapshot, r.snapshotAt
-	for range 20 {
+	for int64(len(r.m.log)) < 4*r.m.size {
 		r.do(r.m.append(r.randomBatch(rng, 1)...))
 	}
 	r.do(r.m.trim(r.m.size * 3))

@@ -24,7 +24,7 @@ type Reader struct {
 	files      *fileCache
 	queues     map[QueueID]*Queue // keys of files
 	checkpoint *checkpoint
-	damaged    []error // checkpoint files that are no good
+	damaged    []Problem // checkpoint files that are no good
 }
 
 // OpenReader opens a store for reading. disk.ErrLocked if a process has it open,

@@ -71,14 +71,17 @@ func (r *resumption) run() error {
 		return err
 	}
 	r.queues(same)
-	if !same {
+	if writes := r.spoiled; !same || writes > 0 {
 		c := checkpoint{manifest: m.plain(), floor: r.old.floor, index: min(r.old.index, m.End), missing: r.gaps, doomed: r.doomed(before)}
 		for _, q := range r.order {
 			c.queues = appendFacts(c.queues, q)
 		}
-		if err := r.saveCheckpoint(&c); err != nil {
-			return err
+		for range max(1, writes) {
+			if err := r.saveCheckpoint(&c); err != nil {
+				return err
+			}
 		}
+		r.spoiled = 0
 	}
 	if err := r.resumeIndex(); err != nil {
 		return err
@@ -94,7 +97,7 @@ func (r *resumption) run() error {
 		next = g.end()
 	}
 	r.alloc.prepare(next)
-	r.house.begin(m.End)
+	r.house.begin(m.Min, m.End)
 	return nil
 }
 

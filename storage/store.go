@@ -52,6 +52,7 @@ type Store struct {
 	hurry       atomic.Bool
 	cancelIndex atomic.Pointer[context.CancelFunc] // ends a wait for the index's sync
 	checkpoint  *checkpoint                        // the newest on the disk
+	spoiled     int                                // checkpoints that were found damaged, and are to be written again
 
 	gaps   gaps
 	repair repairer
@@ -136,10 +137,10 @@ func Open(o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
-	for _, e := range damaged {
-		s.log.Warn("a checkpoint is no good: the process or the machine stopped while it was written, or it is damaged", "error", e)
+	for _, p := range damaged {
+		s.log.Error("a checkpoint is damaged: what only it knew to be synced is compared or fetched again", "problem", p)
 	}
-	s.checkpoint = c
+	s.checkpoint, s.spoiled = c, len(damaged)
 	s.state.Store(&state{})
 	s.alloc = newAllocator(s)
 	s.repair.init(s)

@@ -159,24 +159,21 @@ func (s *Store) removeFile(key fileKey) {
 	}
 }
 
-// sweepFiles removes files below the log's and the queues' begins that a crash or a
-// Resume left behind.
+// sweepFiles removes files that a crash or a Resume left behind: below where the
+// log began then, and below the queues' fronts that the checkpoint knows. What
+// goes since is let go with a reader's leave (letGo).
 func (s *Store) sweepFiles() {
-	st := s.state.Load()
 	for _, sums := range []bool{false, true} {
 		dir := s.dir + "/" + commitLogDir
 		if sums {
 			dir = s.dir + "/" + sumsDir
 		}
-		s.sweepDir(dir, 1, fileKey{base: st.min, sums: sums})
+		s.sweepDir(dir, 1, fileKey{base: s.house.began, sums: sums})
 	}
-	for _, q := range s.allQueues() {
-		q.mu.Lock()
-		front := q.front
-		q.mu.Unlock()
-		if front >= unitsPerFile {
-			s.sweepDir(queuePath(s.dir, q.id), UnitSize, fileKey{queue: q, base: queueFile(front)})
-			s.sweepDir(queuePath(s.dir, q.id), UnitSize, fileKey{queue: q, base: queueFile(front), sums: true})
+	for _, f := range s.checkpoint.queues {
+		if q := s.Queue(f.id); q != nil && f.front >= unitsPerFile {
+			s.sweepDir(queuePath(s.dir, q.id), UnitSize, fileKey{queue: q, base: queueFile(f.front)})
+			s.sweepDir(queuePath(s.dir, q.id), UnitSize, fileKey{queue: q, base: queueFile(f.front), sums: true})
 		}
 	}
 }

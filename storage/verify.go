@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"path"
 	"strings"
 
 	"github.com/raftmq/raftmq/storage/disk"
@@ -18,7 +19,7 @@ type VerifyOptions struct {
 	KeysOf func(record []byte) []IndexKey                                 // nil: the index is not looked at
 
 	// Manifest is what must be there; nil takes the newest checkpoint's. What
-	// lies behind it was not synced, and is replayed: see Comparer.
+	// lies behind it was not synced, or only there, and is replayed: see Comparer.
 	Manifest *Manifest
 
 	// Progress, if set, is told now and then how far into the CommitLog the check
@@ -65,10 +66,11 @@ func (v *verifier) run() error {
 	if v.Manifest.SegmentSize != v.r.SegmentSize {
 		return fmt.Errorf("%w: the manifest is for segments of %d bytes, the store has %d", ErrForeign, v.Manifest.SegmentSize, v.r.SegmentSize)
 	}
-	if c.seq == 0 { // no good checkpoint: it was never synced, or that was lost
-		for _, err := range v.r.damaged {
-			v.add("checkpoint", -1, "%v", err)
-		}
+	for _, p := range v.r.damaged {
+		v.add(p.File, p.Offset, "%s", p.Text)
+	}
+	if v.Manifest.End > c.manifest.End {
+		v.add(path.Base(checkpointPath("", c.seq)), -1, "covers the log up to %d, expected is %d: the newest checkpoint is lost, or was never written", c.manifest.End, v.Manifest.End)
 	}
 	v.begin = max(v.Manifest.Min, c.floor)
 	v.missing = c.missing.within(v.begin, v.Manifest.End)
@@ -99,7 +101,7 @@ func (v *verifier) run() error {
 // strangers looks for files that are not the store's.
 func (v *verifier) strangers() error {
 	known := map[string]bool{
-		lockFile: true, formatFile: true, formatFile + ".tmp": true, "checkpoint.0": true, "checkpoint.1": true,
+		lockFile: true, formatFile: true, formatFile + ".tmp": true, "checkpoint.0": true, "checkpoint.1": true, checkpointTemporary: true,
 		commitLogDir: true, sumsDir: true, queuesDir: true, indexDir: true,
 	}
 	for _, dir := range []string{"", commitLogDir, sumsDir, queuesDir} {

@@ -2,7 +2,9 @@ package storage
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,55 +84,91 @@ func TestVerifyFiles(t *testing.T) {
 	r.fs = whole
 }
 
-// One bit flipped anywhere in any file below the manifest is found.
+// One bit flipped anywhere is found: below the manifest by Verify, behind it by
+// a replay into a Comparer. What neither looks at is written again before it is
+// read: the CommitLog behind its end, and sums of what lies behind the manifest.
 func TestVerifyFindsEveryFlip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	r := filledRig(t, rng)
-	end := r.manifest().End
+	m, behind := r.manifest(), r.snapshotAt
+	for range 3 { // both checkpoints, and the younger one is not the snapshot's
+		r.do(r.m.append(r.randomBatch(rng, 1)...))
+		r.do(r.m.append(message{id: QueueID{"new", 1, 0}, body: []byte("y")}))
+	}
 	r.close()
-	files := map[string]int64{} // and how many of their bytes matter
-	for _, name := range r.fileNames("/d/store") {
-		info, err := r.fs.Stat("", name)
-		r.must(err)
-		files[name] = info.Size()
-		short := strings.TrimPrefix(name, "/d/store/")
-		switch base, ok := parseOffsetName(short[strings.LastIndex(short, "/")+1:]); {
-		case short == lockFile, strings.HasPrefix(short, "checkpoint"):
-			delete(files, name) // a damaged one is passed over for the other
-		case ok && strings.HasPrefix(short, commitLogDir+"/"):
-			files[name] = min(r.m.size, end-base)
-		case ok && strings.HasPrefix(short, sumsDir+"/"):
-			files[name] = min(r.m.size, end-base) / blockSize * sumSize
-		case ok:
-			id := strings.Split(short, "/")
-			topic, _ := parseTopicDir(id[1])
-			for _, q := range r.manifest().Queues {
-				if q.topic() == topic && queuePath("", q.QueueID) == "/"+strings.Join(id[:3], "/") {
-					files[name] = q.Max * UnitSize
+	type fileSize struct{ checked, replayed int64 } // bytes that Verify covers, and the replay
+	files := map[string]fileSize{}
+	for _, name := range r.fileNames(r.opts.Dir) {
+		short := strings.TrimPrefix(name, r.opts.Dir+"/")
+		size := r.size(name)
+		f := fileSize{size, size}
+		path := strings.Split(short, "/")
+		base, _ := parseOffsetName(strings.TrimSuffix(path[len(path)-1], sumsSuffix))
+		switch path[0] {
+		case lockFile:
+			continue
+		case commitLogDir:
+			f = fileSize{min(size, m.End-base), min(size, int64(len(r.m.log))-base)}
+		case sumsDir:
+			f.checked = min(r.m.size, m.End-base) / blockSize * sumSize
+			f.replayed = f.checked
+		case queuesDir:
+			f.checked = 0 // of a queue that the manifest does not have
+			for _, q := range m.Queues {
+				if queuePath("", q.QueueID) == "/"+strings.Join(path[:3], "/") {
+					f.checked = q.Max * UnitSize
 				}
 			}
+			if strings.HasSuffix(short, sumsSuffix) {
+				f.checked = f.checked / UnitSize / unitsPerBlock * sumSize
+				f.replayed = f.checked
+			}
 		}
+		files[name] = fileSize{max(0, f.checked), max(0, f.replayed)}
 	}
 	kinds := map[string]int{}
-	for name, size := range files {
-		kind := strings.Split(strings.TrimPrefix(name, "/d/store/"), "/")[0]
-		for range 2 {
-			if size <= 0 || kinds[kind] >= 8 {
-				break
+	find := func(name string, off int64, verified bool) {
+		bit := uint(rng.IntN(8))
+		if r.content(name)[off]^1<<bit == 0 && !verified {
+			return // what reads as zeros may not have been written
+		}
+		r.must(r.fs.FlipBit(name, off, bit))
+		defer func() { r.must(r.fs.FlipBit(name, off, bit)) }()
+		found := func() bool {
+			if !verified {
+				c := r.replayInto(r.fs, m, behind)
+				return c.Differences.Found > 0
 			}
-			kinds[kind]++
-			off, bit := rng.Int64N(size), uint(rng.IntN(8))
-			r.must(r.fs.FlipBit(name, off, bit))
-			v, err := Verify(VerifyOptions{FS: r.fs, Dir: r.opts.Dir, UnitOf: testUnitOf, KeysOf: testKeysOf})
-			if err == nil && v.Found == 0 {
-				t.Errorf("a flip of bit %d at %d of %s was not found", bit, off, name)
-			}
-			r.must(r.fs.FlipBit(name, off, bit))
+			v, err := Verify(VerifyOptions{FS: r.fs, Dir: r.opts.Dir, UnitOf: testUnitOf, KeysOf: testKeysOf, Manifest: m})
+			return err != nil || v.Found > 0
+		}
+		if !found() {
+			t.Errorf("a flip of bit %d at %d of %s was not found", bit, off, name)
 		}
 	}
-	for _, kind := range []string{"format", commitLogDir, sumsDir, queuesDir, indexDir} {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		f := files[name]
+		kind := strings.Split(strings.TrimPrefix(name, r.opts.Dir+"/"), "/")[0]
+		if strings.HasSuffix(name, sumsSuffix) {
+			kind += sumsSuffix
+		}
+		for range 2 {
+			if f.checked > 0 && kinds[kind] < 8 {
+				kinds[kind]++
+				find(name, rng.Int64N(f.checked), true)
+			}
+			if behind := kind + " replayed"; f.replayed > f.checked && kinds[behind] < 8 {
+				kinds[behind]++
+				find(name, f.checked+rng.Int64N(f.replayed-f.checked), false)
+			}
+		}
+	}
+	for _, kind := range []string{
+		formatFile, "checkpoint.1", commitLogDir, sumsDir, queuesDir, queuesDir + sumsSuffix, indexDir,
+		commitLogDir + " replayed", queuesDir + " replayed",
+	} {
 		if kinds[kind] == 0 {
-			t.Errorf("nothing was flipped in %s", kind)
+			t.Errorf("nothing was flipped in %s: %v", kind, kinds)
 		}
 	}
 	if v := r.verify(); v.Found != 0 {
@@ -152,6 +190,33 @@ func (r *rig) fileNames(dir string) (names []string) {
 	return names
 }
 
+// replayInto compares the files of a closed store with the ops from at on, which
+// come after a manifest.
+func (r *rig) replayInto(fs *disk.Mem, m *Manifest, at int) *Comparer {
+	r.t.Helper()
+	c, err := OpenComparer(fs, r.opts.Dir, m)
+	r.must(err)
+	for _, o := range r.m.ops[at:] {
+		switch {
+		case o.drop != TopicID{}:
+			err = c.DropTopic(o.drop.Topic, o.drop.Incarnation)
+		case o.trim > 0:
+			err = c.Trim(o.trim)
+		default:
+			b := Batch{Pos: o.pos, Log: o.log}
+			for _, u := range o.units {
+				q, err := c.CreateQueue(u.id)
+				r.must(err)
+				b.Units = append(b.Units, QueueUnit{q, u.off, u.u})
+			}
+			err = c.Write(&b)
+		}
+		r.must(err)
+	}
+	r.must(c.Close())
+	return c
+}
+
 // What Verify cannot know, a replay into a Comparer can: the bytes behind the
 // last sync.
 func TestComparer(t *testing.T) {
@@ -167,42 +232,18 @@ func TestComparer(t *testing.T) {
 	killed := r.fs.Clone()
 	r.close()
 
-	compare := func(fs *disk.Mem, m *Manifest, at int) *Comparer {
-		t.Helper()
-		c, err := OpenComparer(fs, r.opts.Dir, m)
-		r.must(err)
-		for _, o := range r.m.ops[at:] {
-			switch {
-			case o.drop != TopicID{}:
-				err = c.DropTopic(o.drop.Topic, o.drop.Incarnation)
-			case o.trim > 0:
-				err = c.Trim(o.trim)
-			default:
-				b := Batch{Pos: o.pos, Log: o.log}
-				for _, u := range o.units {
-					q, err := c.CreateQueue(u.id)
-					r.must(err)
-					b.Units = append(b.Units, QueueUnit{q, u.off, u.u})
-				}
-				err = c.Write(&b)
-			}
-			r.must(err)
-		}
-		r.must(c.Close())
-		return c
-	}
 	for _, start := range []struct {
 		m  *Manifest
 		at int
 	}{{from, at}, {nil, 0}} {
-		c := compare(r.fs, start.m, start.at)
+		c := r.replayInto(r.fs, start.m, start.at)
 		if c.Differences.Found+c.Absent+c.AbsentLog != 0 || c.LogBytes == 0 || c.Units == 0 {
 			t.Errorf("after a clean stop: %+v", c)
 		}
 		if lo, end := c.Log(); lo != r.m.min || end != int64(len(r.m.log)) {
 			t.Errorf("log [%d, %d), expected [%d, %d)", lo, end, r.m.min, len(r.m.log))
 		}
-		c = compare(killed, start.m, start.at)
+		c = r.replayInto(killed, start.m, start.at)
 		if c.Differences.Found+c.AbsentLog != 0 || c.Absent == 0 {
 			t.Errorf("after a kill: %+v", c)
 		}
@@ -215,13 +256,13 @@ func TestComparer(t *testing.T) {
 	}
 	last := int64(len(r.m.log)) - 1
 	r.must(r.fs.FlipBit(segmentPath(r.opts.Dir, last-last%r.m.size), last%r.m.size, 3))
-	if c := compare(r.fs, from, at); c.Differences.Found != 1 || c.Differences.List[0].Offset != last%r.m.size {
+	if c := r.replayInto(r.fs, from, at); c.Differences.Found != 1 || c.Differences.List[0].Offset != last%r.m.size {
 		t.Errorf("a flipped bit in the CommitLog: %+v", c.Differences)
 	}
 	id := QueueID{"t0", 1, 0}
 	n := int64(len(r.m.queues[id]))
 	r.must(r.fs.FlipBit(queueFilePath(r.opts.Dir, id, 0), n*UnitSize-1, 0))
-	if c := compare(r.fs, from, at); c.Differences.Found != 2 {
+	if c := r.replayInto(r.fs, from, at); c.Differences.Found != 2 {
 		t.Errorf("a flipped bit in the queue: %+v", c.Differences)
 	}
 }
