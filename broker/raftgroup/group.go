@@ -122,8 +122,10 @@ func (g *Group) openFiles() error {
 	if err := g.snaps.VerifyNewest(); err != nil {
 		return err
 	}
-	if err := raftlog.CheckTerm(g.stable, g.log, g.snaps); err != nil {
-		return err
+	if !cfg.guard.noTermCheck {
+		if err := raftlog.CheckTerm(g.stable, g.log, g.snaps); err != nil {
+			return err
+		}
 	}
 	if !cfg.guard.noReconcile {
 		if _, err := raftlog.Reconcile(g.log, g.snaps); err != nil {
