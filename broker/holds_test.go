@@ -227,6 +227,7 @@ func TestPullOfWhatIsMissing(t *testing.T) {
 	topic := named(t)
 	c.topic(topic, 1)
 	c.mustSend(message(topic, 0), "m")
+	c.pull(pullOf(topic, 0, 0)) // makes the consumer group
 	s := b.sessions.of(sessionConn(t, b, c))
 	op := &pullOp{b: b, s: s, index: -1, h: *pullOf(topic, 0, 0, held(time.Minute)), deadline: time.Now().Add(time.Minute)}
 	if err := op.check(); err != nil {

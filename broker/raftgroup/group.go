@@ -172,6 +172,7 @@ func (g *Group) start(l *life) {
 	cfg := &g.cfg
 	g.proposer = newProposer(proposerConfig{
 		raft: g, now: g.clock.read, storeHost: cfg.ClientAddress, pending: g.log.Pending,
+		room:       g.room,
 		batchBytes: cfg.BatchBytes, maxEntry: cfg.MaxEntry, maxBytes: cfg.MaxPending, maxInflight: cfg.MaxInflight,
 		enqueue: enqueueTimeout, slaveTimeout: cfg.SlaveTimeout, flushTimeout: cfg.FlushTimeout,
 	})

@@ -237,6 +237,7 @@ func TestGuardFutureDeadline(t *testing.T) {
 			return
 		}
 		p := newProposer(proposerConfig{
+			room:       func() error { return nil },
 			raft:       applyFunc(func(raft.Log) raft.ApplyFuture { return future }),
 			now:        func() int64 { return 1 },
 			pending:    func() (time.Time, bool) { return time.Time{}, false },

@@ -165,9 +165,6 @@ func (g *Group) Append(s Send) error {
 	if !g.Leadership().Self {
 		return ErrNotLeader
 	}
-	if g.store.Room() != nil {
-		return ErrNoRoom
-	}
 	return g.proposer.propose(s)
 }
 

@@ -65,6 +65,8 @@ type proposerConfig struct {
 	raft      applier
 	now       func() int64 // log time, ms
 	storeHost netip.AddrPort
+	// room says why the store can take nothing, if so. It is asked once an entry.
+	room func() error
 	// pending says since when the disk has been busy with entries, if it is.
 	pending      func() (time.Time, bool)
 	batchBytes   int // an entry's target size
@@ -188,7 +190,11 @@ func (p *proposer) run() {
 			l.tell(nil, ErrBusy)
 		}
 		if b != nil {
-			p.send(b)
+			if p.cfg.room() == nil {
+				p.send(b)
+			} else {
+				p.drop(b)
+			}
 			continue
 		}
 		timer.Reset(wait)
@@ -217,6 +223,16 @@ func (p *proposer) send(b *batch) {
 		r, err := results(future, b.expired)
 		p.settle(b, r, err)
 	})
+}
+
+// drop refuses a batch for which there is no room on the disk. Raft must not see
+// it: a leader that can't store an entry stops.
+func (p *proposer) drop(b *batch) {
+	p.mu.Lock()
+	delete(p.inflight, b)
+	p.bytes -= b.size
+	p.mu.Unlock()
+	b.tell(nil, ErrNoRoom)
 }
 
 // expire ends the wait for a batch when its time is up. While the disk is busy
