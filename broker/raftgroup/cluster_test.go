@@ -1,7 +1,9 @@
 package raftgroup
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -226,6 +228,12 @@ func (c *testCluster) checkEqual() {
 	c.t.Helper()
 	c.settle()
 	synctest.Wait() // what is applied has been applied
+	c.compareStates()
+}
+
+// compareStates compares what the replicas hold right now.
+func (c *testCluster) compareStates() {
+	c.t.Helper()
 	var digest, manifest, first string
 	for _, n := range c.nodes {
 		if n.group() == nil {
@@ -241,6 +249,37 @@ func (c *testCluster) checkEqual() {
 		}
 		if m != manifest {
 			c.t.Errorf("S10: %s and %s have different files", first, n.id)
+		}
+	}
+	c.compareBytes()
+}
+
+// compareBytes compares the CommitLogs as they are on the disks.
+func (c *testCluster) compareBytes() {
+	c.t.Helper()
+	const chunk = 64 << 10 // divides the segments
+	var a *testNode
+	for _, b := range c.nodes {
+		if b.group() == nil {
+			continue
+		}
+		if a == nil {
+			a = b
+		}
+		sa, sb := a.group().Store(), b.group().Store()
+		if sa.Min() != sb.Min() || sa.End() != sb.End() {
+			c.t.Errorf("S10: the CommitLog is [%d, %d) on %s, [%d, %d) on %s", sa.Min(), sa.End(), a.id, sb.Min(), sb.End(), b.id)
+			continue
+		}
+		for off := sa.Min(); off < sa.End(); off += chunk {
+			n := int(min(chunk, sa.End()-off))
+			da, errA := sa.Read(off, n)
+			db, errB := sb.Read(off, n)
+			if err := errors.Join(errA, errB); err != nil {
+				c.t.Errorf("S10: reading %d on %s and %s: %v", off, a.id, b.id, err)
+			} else if !bytes.Equal(da, db) {
+				c.t.Errorf("S10: the CommitLogs of %s and %s differ in [%d, %d)", a.id, b.id, off, off+int64(n))
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/storage"
@@ -21,7 +22,10 @@ type testNode struct {
 	stable *memStable
 	tweak  func(*Config)
 	now    atomic.Pointer[process] // nil while it is down
+	last   atomic.Pointer[process] // the one started last, from when its start began
 	left   *remains                // what a crash has left, for the next start
+	// published is called when messages can be read, before anybody is told.
+	published atomic.Value // of func()
 }
 
 // process is one start of a node.
@@ -62,7 +66,11 @@ func (n *testNode) config() Config {
 		SnapshotBytes: 512 << 10, TrailingBytes: 64 << 10,
 		Logger:  n.c.logger.With("node", n.id),
 		Storage: storage.Options{Reserve: 1},
-		Events:  Events{Leadership: n.c.led},
+		Events: Events{Leadership: n.c.led, Appended: func([]*storage.Queue) {
+			if f, ok := n.published.Load().(func()); ok {
+				f()
+			}
+		}},
 	}
 	if n.tweak != nil {
 		n.tweak(&cfg)
@@ -82,6 +90,7 @@ func (n *testNode) tryStart() error {
 		n.fs, n.stable, n.left = n.left.fs, n.left.stable, nil
 	}
 	p := &process{}
+	n.last.Store(p)
 	cfg := n.config()
 	p.port = NewPort(PortConfig{
 		Cluster: cfg.Cluster, Listener: n.c.net.listen(n.addr), Logger: cfg.Logger,
@@ -139,20 +148,50 @@ func (n *testNode) powerLoss(seed uint64) {
 	n.stop()
 }
 
+// startAndDie starts a node that is killed just before the n-th operation on its
+// disk, which may be while it opens. It says whether that happened within a
+// second.
+func (n *testNode) startAndDie(count int, lose func(*disk.Mem) *disk.Mem) bool {
+	n.c.t.Helper()
+	if n.left != nil {
+		n.fs, n.stable, n.left = n.left.fs, n.left.stable, nil
+	}
+	fs := n.fs
+	happened := n.crashAt(count, func(disk.Op) bool { return true }, func() *disk.Mem { return lose(fs) })
+	err := n.tryStart()
+	select {
+	case <-happened:
+		n.stop()
+		fs.SetHook(nil)
+		return true
+	case <-time.After(time.Second):
+	}
+	fs.SetHook(nil)
+	if err != nil {
+		n.c.t.Fatalf("%s does not open: %v", n.id, err)
+	}
+	return false
+}
+
 // crashAt kills the node just before the n-th operation on its disk from now on
-// that match says. The channel is closed when that has happened.
+// that match says; it does no other afterwards. The channel is closed when that
+// has happened.
 func (n *testNode) crashAt(count int, match func(disk.Op) bool, disks func() *disk.Mem) <-chan struct{} {
-	p := n.now.Load()
 	happened := make(chan struct{})
+	var dead bool
 	var mu sync.Mutex
 	n.fs.SetHook(func(op disk.Op) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if count > 0 && match(op) {
 			if count--; count == 0 {
-				n.crash(p, disks, false)
+				n.crash(n.last.Load(), disks, false)
+				dead = true
 				close(happened)
 			}
+		}
+		if dead {
+			return errInjected
 		}
 		return nil
 	})
