@@ -20,6 +20,7 @@ import (
 // Readers beside the writer, snapshots and trims: what they get is whole and
 // right, and a unit that is visible has its record.
 func TestConcurrentReaders(t *testing.T) {
+	t.Parallel()
 	s := seed(t)
 	for _, fs := range []disk.FS{disk.NewMem(1), disk.OS()} {
 		t.Run(fmt.Sprintf("%T", fs), func(t *testing.T) {
@@ -203,7 +204,7 @@ func TestViewHoldsItsSegment(t *testing.T) {
 
 // Everything fails with ErrClosed after Close, and no goroutine is left.
 func TestClose(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	r := newRig(t, testOptions(nil))
 	id := QueueID{"t", 1, 0}
 	r.do(r.m.append(message{id: id, body: []byte("x")}))
@@ -242,7 +243,7 @@ func openDescriptors(t *testing.T) int {
 // Tens of thousands of queues share a few hundred descriptors, and idle ones cost
 // next to nothing.
 func TestManyQueues(t *testing.T) {
-	queues, messages := 2_000, 3
+	queues, messages := 1_000, 3
 	if os.Getenv("RAFTMQ_LONG") != "" {
 		queues = 40_000
 	}
@@ -299,6 +300,7 @@ func TestManyQueues(t *testing.T) {
 
 // A follower that is being brought up to date is read meanwhile.
 func TestConcurrentFill(t *testing.T) {
+	t.Parallel()
 	s := seed(t)
 	rng := rand.New(rand.NewPCG(s, 0))
 	leader := filledRig(t, rng)

@@ -123,6 +123,7 @@ func (r *rig) poisoned() {
 // A read that fails with an I/O error is damage: that range is fetched. One that
 // fails for want of descriptors is not.
 func TestReadFaults(t *testing.T) {
+	t.Parallel()
 	for _, label := range []disk.Label{LabelCommitLog, LabelSums, LabelQueue, LabelQueueSums} {
 		for _, cause := range []error{syscall.EIO, syscall.EMFILE} {
 			t.Run(fmt.Sprintf("%s %v", label, cause), func(t *testing.T) {
@@ -152,6 +153,7 @@ func TestReadFaults(t *testing.T) {
 // The disk fills up: Room refuses before Write could fail, reads go on, nothing is
 // poisoned, and with the oldest segments trimmed it goes on by itself.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	o := testOptions(nil)
 	o.Reserve = 256 << 10 // the index takes its share
@@ -180,6 +182,7 @@ func TestDiskFull(t *testing.T) {
 
 // No room for a queue's file or the checkpoint fails a snapshot, and no more.
 func TestNoRoomForSnapshot(t *testing.T) {
+	t.Parallel()
 	for _, f := range []struct {
 		label disk.Label
 		kind  disk.OpKind

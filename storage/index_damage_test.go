@@ -62,6 +62,7 @@ func writeIndexFile(t testing.TB, fs disk.FS, name string, b []byte) {
 // upon it, it is noticed and reported, the answers before are right, and after
 // filling in everything is found again. a full read finds every one.
 func TestIndexBitFlips(t *testing.T) {
+	t.Parallel()
 	seed := indexSeed(t)
 	fs := disk.NewMem(seed)
 	l, name := oneIndexRun(t, fs, 120) // two entry pages and one of fences

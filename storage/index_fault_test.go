@@ -83,6 +83,7 @@ func TestIndexFlushFails(t *testing.T) {
 // A disk that fails for good never stops Append and never takes more memory
 // than agreed; what is left out is said, and filled in once the disk is back.
 func TestIndexDiskFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var l indexLog
 		fs := disk.NewMem(1)

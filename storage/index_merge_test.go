@@ -14,6 +14,7 @@ import (
 
 // The plan keeps the runs few and rewrites little, whatever sizes come.
 func TestIndexMergePlan(t *testing.T) {
+	t.Parallel()
 	const maxEntries = 1 << 20
 	rng := rand.New(rand.NewPCG(indexSeed(t), 0))
 	for _, c := range []struct {
@@ -100,6 +101,7 @@ func TestIndexMergePlanGaps(t *testing.T) {
 
 // A run with several pages of fences, hashes with many entries among them.
 func TestIndexLargeRun(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const n = 3*indexPerFence*indexPerPage + 77
 		fs := disk.NewMem(1)

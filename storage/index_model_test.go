@@ -307,6 +307,7 @@ func (w *indexWorld) step() {
 }
 
 func TestIndexModel(t *testing.T) {
+	t.Parallel()
 	seed := indexSeed(t)
 	worlds, lives := 4, 8
 	if os.Getenv("RAFTMQ_LONG") != "" {

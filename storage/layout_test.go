@@ -116,6 +116,7 @@ func TestBatchOverSegments(t *testing.T) {
 // A queue has several files; those that a trim leaves nothing of go, the last
 // never does.
 func TestQueueFiles(t *testing.T) {
+	t.Parallel()
 	o := testOptions(nil)
 	o.SegmentSize, o.KeysOf = 8<<20, nil
 	r := newRig(t, o)
@@ -345,6 +346,7 @@ func TestQueueNames(t *testing.T) {
 
 // An older snapshot than the newest is taken, and said so.
 func TestOlderSnapshot(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	r := newRig(t, testOptions(nil))
 	var log logBuffer

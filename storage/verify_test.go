@@ -39,6 +39,7 @@ func (r *rig) verify() *VerifyReport {
 }
 
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	r := filledRig(t, rand.New(rand.NewPCG(seed(t), 0)))
 	if _, err := Verify(VerifyOptions{FS: r.fs, Dir: r.opts.Dir, UnitOf: testUnitOf}); !errors.Is(err, disk.ErrLocked) {
 		t.Fatalf("verify of a store in use: %v", err)
@@ -60,6 +61,7 @@ func TestVerify(t *testing.T) {
 
 // Files that lack, and files that are not the store's, are found.
 func TestVerifyFiles(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	r := filledRig(t, rng)
 	r.close()
@@ -88,6 +90,7 @@ func TestVerifyFiles(t *testing.T) {
 // a replay into a Comparer. What neither looks at is written again before it is
 // read: the CommitLog behind its end, and sums of what lies behind the manifest.
 func TestVerifyFindsEveryFlip(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	r := filledRig(t, rng)
 	m, behind := r.manifest(), r.snapshotAt
@@ -220,6 +223,7 @@ func (r *rig) replayInto(fs *disk.Mem, m *Manifest, at int) *Comparer {
 // What Verify cannot know, a replay into a Comparer can: the bytes behind the
 // last sync.
 func TestComparer(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	r := filledRig(t, rng)
 	from := r.manifest()

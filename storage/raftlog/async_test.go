@@ -194,7 +194,7 @@ func TestAsyncFlushHistories(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(seed, 7))
 	fs := newMem(t)
-	boot, term := "boot-0", uint64(1)
+	boot, term := "boot", uint64(1)
 	o := async(boot)
 	o.FlushInterval = time.Millisecond
 	l, err := Open(fs, dir, o)

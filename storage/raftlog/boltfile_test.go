@@ -83,6 +83,7 @@ func TestOpenStableNeverStartsEmpty(t *testing.T) {
 // the term it had, or says what is wrong. It does not panic, and does not fall
 // back to an older vote.
 func TestFlippedBitsInStable(t *testing.T) {
+	t.Parallel()
 	name := boltFile(t)
 	good, err := os.ReadFile(name)
 	ok(t, err)
