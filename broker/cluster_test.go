@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -244,12 +245,15 @@ func until(what string, ok func() bool) error {
 	return nil
 }
 
-// named is a topic or group name of a test's own.
+// named is a topic or group name of a test's own, another one in each run.
 func named(t testing.TB) string {
-	return strings.Map(func(r rune) rune {
+	name := strings.Map(func(r rune) rune {
 		if r == '/' || r > 127 || strings.ContainsRune(" .,:+", r) {
 			return '_'
 		}
 		return r
 	}, t.Name())
+	return fmt.Sprint(name, "-", names.Add(1))
 }
+
+var names atomic.Int64

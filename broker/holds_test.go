@@ -222,7 +222,7 @@ func TestTooManyHeldPulls(t *testing.T) {
 // then the client is sent to another one.
 func TestPullOfWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	b := shared(t)
+	b := startCluster(t, 1, nil).leader(t)
 	c := dial(t, b)
 	topic := named(t)
 	c.topic(topic, 1)

@@ -204,7 +204,9 @@ func (g *Group) apply(ctx context.Context, command []byte) ([]fsm.Result, error)
 	fsm.Stamp(command, g.clock.read())
 	r, err := results(g.raft().ApplyLog(raft.Log{Data: command}, enqueueTimeout), stop)
 	if err != nil && errors.Is(err, ErrUnknown) && ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", ErrUnknown, context.Cause(ctx))
+		if err = context.Cause(ctx); !errors.Is(err, ErrUnknown) {
+			err = fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
 	}
 	return r, err
 }
