@@ -4,10 +4,11 @@ INPUT       ?=
 LINES       ?= 600000
 FUZZTIME    ?= 20s
 BENCHTIME   ?= 5s
+DURATION    ?= 2m
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: all build demo test race bench fuzz lint clean
+.PHONY: all build demo test race chaos bench fuzz lint clean
 
 all: build
 
@@ -26,6 +27,11 @@ test:
 
 race:
 	$(GO) test -race ./...
+
+# Real processes killed at random for DURATION, and everything compared. The seed
+# is printed; RAFTMQ_SEED repeats its faults.
+chaos:
+	RAFTMQ_CHAOS=$(DURATION) $(GO) test ./cmd/raftmq -count=1 -timeout 0 -run '^TestChaos$$' -v
 
 # Our raft log beside raft-boltdb and raft-wal, then a whole cluster.
 bench: build

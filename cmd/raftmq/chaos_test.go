@@ -1,0 +1,269 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// floorAcks is the load that has to be there before a fault, and to come back
+// after it.
+const floorAcks = 150
+
+// long says whether the long forms are wanted.
+func long() bool { return os.Getenv("RAFTMQ_LONG") == "1" }
+
+// times is how often something is done in the short and the long form.
+func times(short, longer int) int {
+	if long() {
+		return longer
+	}
+	return short
+}
+
+// seeded returns a source of randomness whose seed is printed, and taken from
+// RAFTMQ_SEED.
+func seeded(t testing.TB) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if text := os.Getenv("RAFTMQ_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("RAFTMQ_SEED: %v", err)
+		}
+	}
+	revision := "unknown"
+	if out, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output(); err == nil {
+		revision = strings.TrimSpace(string(out))
+	}
+	t.Logf("RAFTMQ_SEED=%d long=%v race=%v revision=%s", seed, long(), raceEnabled, revision)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// chaos is a cluster under load, to which faults are done.
+type chaos struct {
+	*cluster
+	l   *load
+	rnd *rand.Rand
+}
+
+func startChaos(t *testing.T) *chaos {
+	rnd := seeded(t)
+	c := &chaos{cluster: startCluster(t, 3, 1), rnd: rnd}
+	c.l = startLoad(t, c.cluster, "Chaos")
+	return c
+}
+
+// end checks everything, last the files.
+func (c *chaos) end() {
+	c.t.Helper()
+	c.l.check()
+	c.stop()
+	c.verify()
+}
+
+// heal starts what is down, and waits until all is well and sends are acked.
+func (c *chaos) heal() {
+	c.t.Helper()
+	for _, id := range c.ids {
+		if !slices.Contains(c.up(), id) {
+			c.start(id)
+		}
+	}
+	c.healthy()
+	c.l.floor(floorAcks, "after the fault")
+}
+
+// killLeader kills the leader under load. The others go on without it.
+func (c *chaos) killLeader() {
+	c.t.Helper()
+	c.l.floor(floorAcks, "before the leader is killed")
+	old, term := c.leader("broker-a")
+	c.kill(old)
+	if now, newTerm := c.leader("broker-a"); now == old || newTerm <= term {
+		c.t.Fatalf("%s led in term %d and was killed, and %s leads in term %d", old, term, now, newTerm)
+	}
+	c.l.floor(floorAcks, "without the old leader")
+	c.heal()
+}
+
+// killFollower kills a follower, which is the largest minority of three too.
+// Leadership stays.
+func (c *chaos) killFollower() {
+	c.t.Helper()
+	c.l.floor(floorAcks, "before a follower is killed")
+	leader, _ := c.leader("broker-a")
+	c.kill(c.pick(c.others(leader)))
+	c.l.floor(floorAcks, "without the follower")
+	c.heal()
+}
+
+// killMajority kills two, and sometimes all: nothing may be acked until a quorum
+// is back.
+func (c *chaos) killMajority(n int) {
+	c.t.Helper()
+	c.l.floor(floorAcks, "before most nodes are killed")
+	victims := slices.Clone(c.ids)
+	c.rnd.Shuffle(len(victims), func(i, j int) { victims[i], victims[j] = victims[j], victims[i] })
+	c.kill(victims[:n]...)
+	from := c.l.h.now()
+	// Until sends that began in this time have ended in it.
+	eventually(c.t, "sends that find no quorum", func() error {
+		if _, refused := checkNoQuorum(c.l.h.all(), from, c.l.h.now()); refused < inOrderSenders+freeSenders {
+			return fmt.Errorf("%d", refused)
+		}
+		return nil
+	})
+	found, refused := checkNoQuorum(c.l.h.all(), from, c.l.h.now())
+	report(c.t, found)
+	c.t.Logf("%d of 3 were down for %v: %d sends were not acked", n, (c.l.h.now() - from).Round(time.Millisecond), refused)
+	c.heal()
+}
+
+// killRecovering kills nodes while they recover, n times, at random moments.
+func (c *chaos) killRecovering(n int, ids ...string) {
+	c.t.Helper()
+	c.l.floor(floorAcks, "before nodes are killed in recovery")
+	c.kill(ids...)
+	early := 0
+	for i := range n {
+		// Some while the files are opened, some in the election, some behind it.
+		at := time.Duration(c.rnd.Int64N(int64([]time.Duration{20 * time.Millisecond, 200 * time.Millisecond, time.Second}[i%3])))
+		offset := map[string]int64{}
+		for _, id := range ids {
+			info, err := os.Stat(c.log(id))
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			offset[id] = info.Size()
+		}
+		c.start(ids...)
+		<-time.After(at) // the fault's moment, not a wait for something
+		for id, s := range c.signal(syscall.SIGKILL, ids...) {
+			if s.Exited() {
+				c.t.Fatalf("%s could not start again: %v\n%s", id, s, tail(c.log(id)))
+			}
+			if text, err := os.ReadFile(c.log(id)); err == nil && !strings.Contains(string(text[offset[id]:]), "the node is up") {
+				early++
+			}
+		}
+	}
+	if early == 0 && n > 2 {
+		c.t.Errorf("%d kills, and none of them came before a node was up", n)
+	}
+	c.t.Logf("%v were killed %d times in recovery, %d processes before they were up", ids, n, early)
+	c.heal()
+}
+
+func (c *chaos) pick(ids []string) string { return ids[c.rnd.IntN(len(ids))] }
+
+// Row 1: kill -9 of the leader under load, in a loop.
+func TestKillLeader(t *testing.T) {
+	c := startChaos(t)
+	for range times(3, 30) {
+		c.killLeader()
+	}
+	c.end()
+}
+
+// Row 2: kill -9 of a follower, of a majority, of all.
+func TestKillNodes(t *testing.T) {
+	c := startChaos(t)
+	for range times(1, 8) {
+		c.killFollower()
+		c.killMajority(2)
+		c.killMajority(3)
+	}
+	c.end()
+}
+
+// Row 3: kill -9 during recovery, at random moments.
+func TestKillRecovering(t *testing.T) {
+	c := startChaos(t)
+	for range times(1, 4) {
+		c.killRecovering(times(4, 20), c.ids...)
+		leader, _ := c.leader("broker-a")
+		c.killRecovering(times(3, 20), c.pick(c.others(leader)))
+	}
+	c.end()
+}
+
+// chaosDuration is how long TestChaos goes on: RAFTMQ_CHAOS, a time span.
+func chaosDuration(t testing.TB) time.Duration {
+	t.Helper()
+	text := os.Getenv("RAFTMQ_CHAOS")
+	if text == "" {
+		if long() {
+			return 2 * time.Minute
+		}
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("RAFTMQ_CHAOS: %v", err)
+	}
+	return d
+}
+
+// TestChaos draws faults in rounds, a quarter of them quiet, with a topic of its
+// own each. Every fourth round ends with all nodes stopped and their files
+// verified; at the end all topics are compared once more.
+func TestChaos(t *testing.T) {
+	d := chaosDuration(t)
+	if d == 0 {
+		t.Skip("make chaos runs it; so does RAFTMQ_LONG=1")
+	}
+	const groups = 2
+	c := &chaos{rnd: seeded(t), cluster: startCluster(t, 3, groups)}
+	faults := []struct {
+		name string
+		do   func()
+	}{
+		{"kill the leader", c.killLeader},
+		{"kill the leader twice", func() { c.killLeader(); c.killLeader() }},
+		{"kill a follower", c.killFollower},
+		{"kill a majority", func() { c.killMajority(2) }},
+		{"kill all", func() { c.killMajority(3) }},
+		{"kill one in recovery", func() { c.killRecovering(1+c.rnd.IntN(5), c.pick(c.ids)) }},
+		{"kill all in recovery", func() { c.killRecovering(1+c.rnd.IntN(5), c.ids...) }},
+	}
+	var loads []*load
+	for round, begun := 0, time.Now(); time.Since(begun) < d; round++ {
+		c.l = startLoad(t, c.cluster, fmt.Sprintf("Chaos%d", round))
+		loads = append(loads, c.l)
+		c.l.floor(floorAcks, "in the round")
+		if c.rnd.IntN(4) == 0 {
+			t.Logf("round %d: quiet", round)
+			c.l.floor(floorAcks, "in a quiet round")
+		} else {
+			for range 1 + c.rnd.IntN(3) {
+				f := faults[c.rnd.IntN(len(faults))]
+				t.Logf("round %d: %s", round, f.name)
+				f.do()
+			}
+		}
+		c.l.check()
+		if round%4 == 3 {
+			c.stop()
+			c.verify()
+			c.start(c.ids...)
+			c.healthy()
+		}
+		if t.Failed() {
+			t.Fatalf("that was round %d", round)
+		}
+	}
+	c.settled()
+	for _, l := range loads {
+		report(t, check(l.h.all(), l.drainAll()))
+	}
+	c.stop()
+	c.verify()
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"sync"
+	"time"
+)
+
+// outcome is what a sender knows of an operation.
+type outcome int
+
+const (
+	invoked outcome = iota // no answer yet
+	acked
+	failed  // definitely not stored
+	unknown // it timed out: stored or not, or not yet
+)
+
+// op is one send, as its sender saw it.
+type op struct {
+	sender, n int
+	inOrder   bool // the sender's ops go to one queue, one after the other
+	outcome   outcome
+	err       error
+	place     place  // of the ack
+	key       string // UNIQ_KEY of the ack
+	// begun and ended are times since the history began.
+	begun, ended time.Duration
+}
+
+func (o op) id() string { return fmt.Sprintf("s%d-%d", o.sender, o.n) }
+
+// body is what the op sends: what a record holds tells whose it is and whether
+// it is whole.
+func (o op) body() string { return bodyOf(o.id()) }
+
+func bodyOf(id string) string {
+	sum := crc32.ChecksumIEEE([]byte(id))
+	return fmt.Sprintf("%s %08x %s", id, sum, strings.Repeat("x", int(sum%900)))
+}
+
+// place is where a message is stored.
+type place struct {
+	broker string
+	queue  int32
+	offset int64
+}
+
+func (p place) String() string { return fmt.Sprintf("%s/%d/%d", p.broker, p.queue, p.offset) }
+
+// stored is a message as a replica gave it.
+type stored struct {
+	place
+	key  string // UNIQ_KEY
+	phys int64
+	body string
+}
+
+// history records what a test's senders did.
+type history struct {
+	begun time.Time
+
+	mu   sync.Mutex
+	ops  []op
+	acks int
+	last time.Duration // of the last ack
+	gap  time.Duration // the longest time between two acks
+}
+
+func newHistory() *history { return &history{begun: time.Now()} }
+
+// invoke notes an operation before it begins, and returns its number.
+func (h *history) invoke(sender, n int, inOrder bool) (int, op) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o := op{sender: sender, n: n, inOrder: inOrder, begun: time.Since(h.begun)}
+	h.ops = append(h.ops, o)
+	return len(h.ops) - 1, o
+}
+
+// end notes what came of it.
+func (h *history) end(i int, out outcome, at place, key string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o := &h.ops[i]
+	o.outcome, o.place, o.key, o.err, o.ended = out, at, key, err, time.Since(h.begun)
+	if out == acked {
+		h.acks++
+		h.gap = max(h.gap, o.ended-h.last)
+		h.last = o.ended
+	}
+}
+
+func (h *history) acked() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.acks
+}
+
+func (h *history) now() time.Duration { return time.Since(h.begun) }
+
+func (h *history) all() []op {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]op(nil), h.ops...)
+}
+
+func (h *history) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var n [unknown + 1]int
+	for _, o := range h.ops {
+		n[o.outcome]++
+	}
+	return fmt.Sprintf("%d sends: %d acked, %d failed, %d unknown; longest gap %v", len(h.ops), n[acked], n[failed], n[unknown], h.gap.Round(time.Millisecond))
+}
