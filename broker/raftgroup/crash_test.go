@@ -72,6 +72,7 @@ func TestCrashAtEachStep(t *testing.T) {
 	for i, m := range moments {
 		for role, name := range []string{"leader", "follower"} {
 			t.Run(name+" "+m.name, func(t *testing.T) {
+				t.Parallel()
 				// Queues are written when they are flushed.
 				tweak := func(c *Config) { c.SnapshotBytes, c.TrailingBytes = 64<<10, 16<<10 }
 				underLoad(t, 3, tweak, func(t *testing.T, c *testCluster, h *history, rng *rand.Rand) {

@@ -216,8 +216,8 @@ func testFaults(t *testing.T, seed uint64) {
 		f := &faults{c: c, rng: rng, seen: map[string]int{}}
 		h := &history{}
 		cl := newClients(c, h, 2+rng.IntN(8), "T", 3, seed)
-		c.wait("50 messages before the first fault", func() bool { return h.count() >= 50 })
-		for range 6 + rng.IntN(10) {
+		c.wait("a load before the first fault", func() bool { return h.count() >= floor })
+		for left := 6 + rng.IntN(10); left > 0 || len(f.seen) == 0; left-- {
 			f.draw()
 			if n := f.any(); n.now.Load() == nil {
 				f.revive(n)
@@ -225,16 +225,9 @@ func testFaults(t *testing.T, seed uint64) {
 		}
 		c.heal()
 		before := h.count()
-		c.wait("50 messages after the last fault", func() bool { return h.count() >= before+50 })
+		c.wait("a load after the last fault", func() bool { return h.count() >= before+floor })
 		cl.end()
 		cl.check()
-		total := 0
-		for _, n := range f.seen {
-			total += n
-		}
-		if total == 0 {
-			t.Log("no fault happened: this run counts for nothing")
-		}
 		t.Logf("%d of %d sends acknowledged, faults: %v", h.count(), len(h.ops), f.seen)
 	})
 }
@@ -256,6 +249,9 @@ func TestRandomFaults(t *testing.T) {
 		return
 	}
 	for i := range uint64(runs) {
-		t.Run(fmt.Sprint(seed+i), func(t *testing.T) { testFaults(t, seed+i) })
+		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
+			t.Parallel()
+			testFaults(t, seed+i)
+		})
 	}
 }

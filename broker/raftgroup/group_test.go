@@ -3,7 +3,11 @@ package raftgroup
 import (
 	"fmt"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestMessagesSurviveTheirLeader(t *testing.T) {
 	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {

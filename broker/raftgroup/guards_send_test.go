@@ -138,6 +138,34 @@ func TestGuardRequestBytes(t *testing.T) {
 	})
 }
 
+// raft gives a request and its answer one deadline, however large it is: over a
+// slow link it never gets through. Deadlines move with progress.
+func TestGuardMovingDeadlines(t *testing.T) {
+	bothWays(t, guards{fixedDeadlines: true}, func(t *testing.T, g guards, guarded bool) {
+		c, n, p2, _ := leads(t, func(c *Config) {
+			c.guard, c.Election = g, 2*time.Second
+			c.SegmentSize, c.RaftSegmentSize, c.MaxEntry, c.BatchBytes, c.SnapshotBytes = 16<<20, 2<<20, 512<<10, 1, 64<<20
+		})
+		defer c.stop()
+		c.createTopic("T", 1)
+		p2.answer.Store(nil)
+		body := strings.Repeat("x", 100<<10)
+		for i := range 10 {
+			if _, err := n.send("T", 0, fmt.Sprint(i, body), fmt.Sprint(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		last := n.lastIndex()
+		var got atomic.Uint64
+		p2.answers(follower(func(req *raft.AppendEntriesRequest) { got.Store(req.PrevLogEntry + uint64(len(req.Entries))) }))
+		c.net.change("n1:7000", "n2:7000", func(l *memLink) { l.rate = 25000 }) // 1 MB: 40 s
+		ok := c.poll(90*time.Second, func() bool { return got.Load() >= last })
+		if ok != guarded {
+			t.Fatalf("the peer has %d of %d entries: %v", got.Load(), last, ok)
+		}
+	})
+}
+
 // raft bounds what waits to be committed by nothing: while no quorum answers,
 // every send accepted is memory. The bound is on bytes, and what has timed out
 // gives them back.

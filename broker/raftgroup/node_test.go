@@ -94,7 +94,8 @@ func (n *testNode) tryStart() error {
 	cfg := n.config()
 	p.port = NewPort(PortConfig{
 		Cluster: cfg.Cluster, Listener: n.c.net.listen(n.addr), Logger: cfg.Logger,
-		Dial: n.c.net.dialer(n.addr, func() bool { return !p.dead.Load() }),
+		Dial:           n.c.net.dialer(n.addr, func() bool { return !p.dead.Load() }),
+		fixedDeadlines: cfg.guard.fixedDeadlines,
 	})
 	cfg.Port = p.port
 	var err error

@@ -53,7 +53,7 @@ type transport struct {
 type guards struct {
 	noClamp, noGate, noByteBound, noDrain, noHeldSnapshot  bool
 	noSnapshotEntry, noReconcile, noSupervisor, noContacts bool
-	noTermCheck                                            bool
+	noTermCheck, fixedDeadlines                            bool
 }
 
 func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, g guards) *transport {
