@@ -36,13 +36,15 @@ func (c *Config) validate() error {
 
 // takeAddress notes that a key has an address, which no other may have.
 func takeAddress(taken map[string]string, key, addr string) error {
-	if _, err := hostPort(addr); err != nil {
+	resolved, err := hostPort(addr)
+	if err != nil {
 		return badKey(key, "%v", err)
 	}
-	if other, ok := taken[addr]; ok {
-		return badKey(key, "%s is also %s", addr, other)
+	// Two names of one host are one address.
+	if other, ok := taken[resolved.String()]; ok {
+		return badKey(key, "%s is also %s: each needs a port of its own", addr, other)
 	}
-	taken[addr] = key
+	taken[resolved.String()] = key
 	return nil
 }
 

@@ -83,7 +83,10 @@ func LoadConfig(name string) (Config, error) {
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
 	if err := d.Decode(&c); err != nil && err != io.EOF {
-		return Config{}, fmt.Errorf("%w: %s: %w", ErrConfig, name, err)
+		return Config{}, fmt.Errorf("%w: %s: %w (CONFIGURATION.md has all keys)", ErrConfig, name, err)
+	}
+	if err := d.Decode(new(yaml.Node)); err != io.EOF {
+		return Config{}, fmt.Errorf("%w: %s: there is more behind the first YAML document: one file has one", ErrConfig, name)
 	}
 	return c, nil
 }
@@ -94,7 +97,7 @@ func (c *Config) Override(values map[string]string) error {
 	v := reflect.ValueOf(c).Elem()
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		if !overridable(v, key) {
-			return fmt.Errorf("%w: there is no key %q to set to %q", ErrConfig, key, values[key])
+			return fmt.Errorf("%w: %s=%s: there is no single value of that name; CONFIGURATION.md has all keys, and nodes and groups are set in the file only", ErrConfig, key, values[key])
 		}
 		d := yaml.NewDecoder(strings.NewReader(key + ": " + values[key]))
 		d.KnownFields(true)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/client"
 )
 
@@ -113,6 +114,8 @@ func nextStep(err error) string {
 	switch {
 	case errors.As(err, &op) && op.Op == "dial":
 		return "\nIs a node up there? --namesrv or RAFTMQ_NAMESRV says where the name servers are; raftmq dev starts a cluster."
+	case errors.Is(err, raftgroup.ErrForeign):
+		return "\nGive this node a storePathRootDir of its own, or the configuration that the directory was made with."
 	case errors.Is(err, client.ErrLimbo):
 		return "\nThe message may be stored or not. raftmq raft status shows whether the group has a leader."
 	}

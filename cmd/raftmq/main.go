@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/raftmq/raftmq/broker"
+	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/client"
 )
 
@@ -33,7 +34,7 @@ func main() {
 	stop()
 	switch code := exitCode(err); {
 	case err == nil || readerGone(err):
-	case interrupted && code == exitFailed:
+	case interrupted && code == exitFailed && errors.Is(err, context.Canceled):
 		fmt.Fprintln(os.Stderr, "raftmq: interrupted")
 		os.Exit(exitInterrupted)
 	default:
@@ -92,7 +93,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &e):
 		return e.code
-	case errors.Is(err, broker.ErrConfig), errors.Is(err, client.ErrConfig), errors.Is(err, client.ErrMessage):
+	case errors.Is(err, broker.ErrConfig), errors.Is(err, raftgroup.ErrForeign), errors.Is(err, client.ErrConfig), errors.Is(err, client.ErrMessage):
 		return exitUsage
 	case errors.Is(err, client.ErrLimbo):
 		return exitUnknown
