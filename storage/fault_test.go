@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -204,6 +205,8 @@ func TestNoRoomForSnapshot(t *testing.T) {
 				}
 				return nil
 			})
+			// A new file, with blocks that are whole.
+			r.do(r.m.append(slices.Repeat([]message{{id: QueueID{"new", 1, 0}}}, 2*unitsPerBlock)...))
 			for range 20 {
 				r.do(r.m.append(r.randomBatch(rng, 1)...))
 			}

@@ -57,6 +57,9 @@ func OpenReader(fsys disk.FS, dir string) (_ *Reader, err error) {
 // Synced is the manifest of what was synced last.
 func (r *Reader) Synced() *Manifest { return r.checkpoint.manifest }
 
+// Floor is up to where a trim has removed files, or may have.
+func (r *Reader) Floor() int64 { return r.checkpoint.floor }
+
 // ReadLog reads the bytes [off, off+len(p)) of the CommitLog. fs.ErrNotExist or
 // io.EOF if the files do not have them.
 func (r *Reader) ReadLog(off int64, p []byte) error {

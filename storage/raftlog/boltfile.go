@@ -35,7 +35,7 @@ func OpenStable(name string, create bool) (_ *Stable, err error) {
 	system := disk.OS()
 	info, err := system.Stat(LabelStable, name)
 	if errors.Is(err, fs.ErrNotExist) && !create {
-		return nil, &FileError{File: name, Offset: -1, Detail: "the store of term and vote is not there", Err: ErrMissing}
+		return nil, missingStable(name)
 	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 && create {
 		err = createBolt(system, name)
@@ -50,26 +50,62 @@ func OpenStable(name string, create bool) (_ *Stable, err error) {
 	if err := verifyBolt(system, name); err != nil {
 		return nil, err
 	}
-	var bolt *raftboltdb.BoltStore
+	bolt, err := openBolt(name, &bbolt.Options{Timeout: time.Second})
+	if err != nil {
+		return nil, err
+	}
+	s, err := NewStable(bolt, false)
+	if err != nil {
+		return nil, stableError(name, errors.Join(err, bolt.Close()))
+	}
+	s.close = bolt.Close
+	return s, nil
+}
+
+// ReadStable verifies the stable store in the file name, for offline use: it
+// changes nothing. It returns the term. Errors are those of OpenStable, and
+// disk.ErrLocked if a process has the file open.
+func ReadStable(name string) (term uint64, err error) {
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return 0, missingStable(name)
+	}
+	if err := verifyBolt(disk.OS(), name); err != nil {
+		return 0, err
+	}
+	bolt, err := openBolt(name, &bbolt.Options{Timeout: time.Second, ReadOnly: true})
+	if err != nil {
+		return 0, err
+	}
+	s, err := loadStable(bolt, false)
+	if err = errors.Join(err, bolt.Close()); err != nil {
+		return 0, stableError(name, err)
+	}
+	return s.term, nil
+}
+
+func missingStable(name string) error {
+	return &FileError{File: name, Offset: -1, Detail: "the store of term and vote is not there", Err: ErrMissing}
+}
+
+func openBolt(name string, opts *bbolt.Options) (bolt *raftboltdb.BoltStore, err error) {
 	err = recovered(func() (err error) {
-		bolt, err = raftboltdb.New(raftboltdb.Options{Path: name, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+		bolt, err = raftboltdb.New(raftboltdb.Options{Path: name, BoltOptions: opts})
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("raftlog: opening %s: %w", name, err)
 	}
-	s, err := NewStable(bolt, false)
-	if err != nil {
-		err = errors.Join(err, bolt.Close())
-		for _, kind := range []error{ErrCorrupt, ErrMissing, ErrVersion} {
-			if errors.Is(err, kind) {
-				return nil, &FileError{File: name, Offset: -1, Detail: err.Error(), Err: kind}
-			}
+	return bolt, nil
+}
+
+// stableError says which file an error of its content is about.
+func stableError(name string, err error) error {
+	for _, kind := range []error{ErrCorrupt, ErrMissing, ErrVersion} {
+		if errors.Is(err, kind) {
+			return &FileError{File: name, Offset: -1, Detail: err.Error(), Err: kind}
 		}
-		return nil, fmt.Errorf("raftlog: opening %s: %w", name, err)
 	}
-	s.close = bolt.Close
-	return s, nil
+	return fmt.Errorf("raftlog: opening %s: %w", name, err)
 }
 
 // createBolt makes the file under another name and gives it its own when term

@@ -70,38 +70,18 @@ func OpenSnapshots(fs disk.FS, dir string, logger hclog.Logger) (*Snapshots, err
 	if logger == nil {
 		logger = hclog.NewNullLogger()
 	}
-	s := &Snapshots{fs: fs, dir: dir, logger: logger}
 	if err := makeDir(fs, LabelSnapshot, dir); err != nil {
 		return nil, err
 	}
-	entries, err := fs.ReadDir(LabelSnapshot, dir)
+	s, unfinished, err := readSnapshots(fs, dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries {
-		full := path.Join(dir, e.Name())
-		name, ok := parseSnapName(e.Name())
-		switch {
-		case ok:
-		case path.Ext(e.Name()) == tmpSuffix:
-			if err := fs.Remove(LabelSnapshot, full); err != nil {
-				return nil, err
-			}
-			continue
-		default:
-			return nil, &FileError{File: full, Offset: -1, Detail: "not the name of a snapshot", Err: ErrForeign}
-		}
-		snap := snapshot{snapName: name}
-		f, file, err := s.open(name.String())
-		if err == nil {
-			err = f.Close()
-		}
-		snap.file, snap.err = file, err
-		var damage *FileError
-		if err != nil && !errors.As(err, &damage) {
+	s.logger = logger
+	for _, name := range unfinished {
+		if err := fs.Remove(LabelSnapshot, name); err != nil {
 			return nil, err
 		}
-		s.insert(snap)
 	}
 	// A name that we see may be in memory only, if the process was killed before
 	// it had synced it, and others will drop what the snapshot stands for.
@@ -112,6 +92,46 @@ func OpenSnapshots(fs disk.FS, dir string, logger hclog.Logger) (*Snapshots, err
 	defer s.mu.Unlock()
 	s.prune(snapName{})
 	return s, nil
+}
+
+// ReadSnapshots opens the snapshots in dir for offline use: it changes nothing,
+// and nothing may be changed through it.
+func ReadSnapshots(fs disk.FS, dir string) (*Snapshots, error) {
+	s, _, err := readSnapshots(fs, dir)
+	return s, err
+}
+
+// readSnapshots lists the snapshots in dir, and the files of unfinished ones.
+func readSnapshots(fs disk.FS, dir string) (s *Snapshots, unfinished []string, err error) {
+	s = &Snapshots{fs: fs, dir: dir, logger: hclog.NewNullLogger()}
+	entries, err := fs.ReadDir(LabelSnapshot, dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		full := path.Join(dir, e.Name())
+		name, ok := parseSnapName(e.Name())
+		switch {
+		case ok:
+		case path.Ext(e.Name()) == tmpSuffix:
+			unfinished = append(unfinished, full)
+			continue
+		default:
+			return nil, nil, &FileError{File: full, Offset: -1, Detail: "not the name of a snapshot", Err: ErrForeign}
+		}
+		snap := snapshot{snapName: name}
+		f, file, err := s.open(name.String())
+		if err == nil {
+			err = f.Close()
+		}
+		snap.file, snap.err = file, err
+		var damage *FileError
+		if err != nil && !errors.As(err, &damage) {
+			return nil, nil, err
+		}
+		s.insert(snap)
+	}
+	return s, unfinished, nil
 }
 
 // insert adds a snapshot to the list. Callers hold mu, or are alone.
@@ -230,10 +250,28 @@ func (s *Snapshots) VerifyNewest() error {
 	if err != nil || len(metas) == 0 {
 		return err
 	}
-	_, r, err := s.Open(metas[0].ID)
+	return s.verify(metas[0].ID)
+}
+
+func (s *Snapshots) verify(id string) error {
+	_, r, err := s.Open(id)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(io.Discard, r)
 	return errors.Join(err, r.Close())
+}
+
+// Verify reads all snapshots from beginning to end and returns what is wrong
+// with each that is damaged, the newest first.
+func (s *Snapshots) Verify() (damaged []error) {
+	s.mu.Lock()
+	list := slices.Clone(s.list)
+	s.mu.Unlock()
+	for _, snap := range list {
+		if err := s.verify(snap.String()); err != nil {
+			damaged = append(damaged, err)
+		}
+	}
+	return damaged
 }

@@ -56,6 +56,20 @@ var _ raft.StableStore = (*Stable)(nil)
 // NewStable wraps a store. If the store holds neither term nor vote, create says
 // whether that is right: the replica is new. Otherwise it is ErrMissing.
 func NewStable(store raft.StableStore, create bool) (*Stable, error) {
+	s, err := loadStable(store, create)
+	if err != nil {
+		return nil, err
+	}
+	// What we read may be in the page cache only, if the process was killed
+	// before it had synced it: write it again before anyone relies on it.
+	if err := s.storeVote(s.vote); err != nil {
+		return nil, err
+	}
+	return s, s.storeTerm(s.term)
+}
+
+// loadStable is NewStable without a write.
+func loadStable(store raft.StableStore, create bool) (*Stable, error) {
 	s := &Stable{store: store, poison: newLatch(), close: func() error { return nil }}
 	term, errTerm := s.load(keyCurrentTerm)
 	vote, errVote := s.load(keyVote)
@@ -79,12 +93,7 @@ func NewStable(store raft.StableStore, create bool) (*Stable, error) {
 			return nil, fmt.Errorf("%w: the stable store has a vote of term %d, but term %d", ErrCorrupt, s.vote.term, s.term)
 		}
 	}
-	// What we read may be in the page cache only, if the process was killed
-	// before it had synced it: write it again before anyone relies on it.
-	if err := s.storeVote(s.vote); err != nil {
-		return nil, err
-	}
-	return s, s.storeTerm(s.term)
+	return s, nil
 }
 
 // Err returns nil, or the failure that poisoned the store.
