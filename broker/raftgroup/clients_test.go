@@ -66,7 +66,7 @@ func (cl *clients) sender(name string, rng *rand.Rand) {
 		}
 		op := cl.h.begin(cl.topic, rng.Int32N(cl.queues), key, bodies...)
 		cl.send(op, rng)
-		cl.pause(time.Duration(rng.IntN(30)) * time.Millisecond)
+		cl.pause(time.Duration(rng.IntN(60)) * time.Millisecond)
 	}
 }
 
@@ -95,7 +95,7 @@ func (cl *clients) reader(rng *rand.Rand) {
 		if p := n.now.Load(); p != nil {
 			cl.read(n, p, queue, rng)
 		}
-		cl.pause(time.Duration(rng.IntN(20)) * time.Millisecond)
+		cl.pause(time.Duration(rng.IntN(50)) * time.Millisecond)
 	}
 }
 
