@@ -202,3 +202,25 @@ func (c *Comparer) Reader() *Reader { return c.r }
 
 // Close gives the store up.
 func (c *Comparer) Close() error { return c.r.Close() }
+
+// Behind looks for bytes behind what was replayed, in the CommitLog's last
+// segment, and returns the position of the first; ok is false if there are none.
+// A store is never ahead of its raft log: if it is, that has lost entries.
+func (c *Comparer) Behind() (pos int64, ok bool, err error) {
+	buf := make([]byte, 256*blockSize)
+	end := c.end - c.end%c.r.SegmentSize + c.r.SegmentSize
+	for pos = c.end; pos < end; pos += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-pos)]
+		if err := c.r.ReadLog(pos, buf); isAbsent(err) {
+			return 0, false, nil
+		} else if err != nil {
+			return 0, false, err
+		}
+		for i, b := range buf {
+			if b != 0 {
+				return pos + int64(i), true, nil
+			}
+		}
+	}
+	return 0, false, nil
+}

@@ -15,14 +15,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
-	"strings"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/storage"
 	"github.com/raftmq/raftmq/storage/disk"
+	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
 // Config says what to verify.
@@ -65,8 +69,13 @@ type Replica struct {
 	Digest   string // of the metadata as of the group's common index
 	Problems []string
 
-	terms  []termStart // of the raft log, where the term changes
-	end    int64       // of the CommitLog as of the common index
+	identity raftgroup.Identity
+	unsound  bool               // the files do not say what the state is
+	snaps    *raftlog.Snapshots // nil, as meta, if there is no snapshot
+	meta     *raft.SnapshotMeta // the newest
+	terms    []termStart        // of the raft log, where the term changes
+
+	end    int64 // of the CommitLog as of the common index
 	min    int64
 	queues map[storage.QueueID]int64
 	reader *storage.Comparer
@@ -110,11 +119,11 @@ func Run(cfg Config) (*Report, error) {
 			if err != nil {
 				return nil, err
 			}
-			byGroup[id.Group] = append(byGroup[id.Group], Replica{Dir: r, ServerID: string(id.ServerID()), Node: id.Node})
+			byGroup[id.Group] = append(byGroup[id.Group], Replica{Dir: r, ServerID: string(id.ServerID()), Node: id.Node, identity: id})
 		}
 	}
 	report := &Report{}
-	for _, name := range slices.Sorted(mapKeys(byGroup)) {
+	for _, name := range slices.Sorted(maps.Keys(byGroup)) {
 		g := Group{Name: name, Replicas: byGroup[name]}
 		if err := g.verify(&cfg); err != nil {
 			return nil, fmt.Errorf("group %s: %w", name, err)
@@ -122,16 +131,6 @@ func Run(cfg Config) (*Report, error) {
 		report.Groups = append(report.Groups, g)
 	}
 	return report, nil
-}
-
-func mapKeys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 // replicas finds the replicas' directories in a directory, or that it is one.
@@ -145,11 +144,20 @@ func replicas(d disk.FS, dir string) ([]string, error) {
 	}
 	var found []string
 	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
 		sub := path.Join(dir, e.Name())
-		if _, err := d.Stat(label, path.Join(sub, raftgroup.IdentityFile)); err == nil {
+		_, err := d.Stat(label, path.Join(sub, raftgroup.IdentityFile))
+		switch {
+		case err == nil:
 			found = append(found, sub)
-		} else if !errors.Is(err, fs.ErrNotExist) && !strings.Contains(err.Error(), "not a directory") {
+		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
+		default:
+			if _, err := d.Stat(label, path.Join(sub, "store", "format")); err == nil {
+				return nil, fmt.Errorf("%s is a replica's directory, but %s is missing", sub, raftgroup.IdentityFile)
+			}
 		}
 	}
 	return found, nil
@@ -164,38 +172,55 @@ func (g *Group) verify(cfg *Config) error {
 			return fmt.Errorf("%s: %w", r.Dir, err)
 		}
 	}
-	g.Common = common(g.Replicas)
+	var sound []*Replica
+	for i := range g.Replicas {
+		if r := &g.Replicas[i]; !r.unsound {
+			sound = append(sound, r)
+		} else if len(g.Replicas) > 1 {
+			g.problem("%s is damaged, and not compared with the others", r.Dir)
+		}
+	}
+	if len(sound) == 0 {
+		return nil
+	}
+	g.Common = common(sound)
 	defer func() {
-		for _, r := range g.Replicas {
+		for _, r := range sound {
 			if r.reader != nil {
 				r.reader.Close() // it wrote nothing
 			}
 		}
 	}()
-	for i := range g.Replicas {
-		r := &g.Replicas[i]
+	for _, r := range sound {
 		if r.Snapshot > g.Common {
-			g.Problems = append(g.Problems, fmt.Sprintf("%s has a snapshot at entry %d, after the last one that all have, %d: their metadata can't be compared; start them, let them catch up, and stop them again",
-				r.Dir, r.Snapshot, g.Common))
+			g.problem("%s has a snapshot at entry %d, after the last one that all have, %d: their metadata can't be compared; start them, let them catch up, and stop them again",
+				r.Dir, r.Snapshot, g.Common)
 			return nil
 		}
 		if err := r.replay(cfg, g.Common, true); err != nil {
 			return fmt.Errorf("%s: %w", r.Dir, err)
 		}
 	}
-	return g.compare(cfg)
+	if err := g.compare(cfg, sound); err != nil {
+		return err
+	}
+	g.Identical = len(g.Replicas) > 1 && len(g.Problems) == 0
+	return nil
+}
+
+func (g *Group) problem(format string, args ...any) {
+	g.Problems = append(g.Problems, fmt.Sprintf(format, args...))
 }
 
 // common is the index of the last entry that all replicas have applied. One that
 // was not committed may be another entry in another log: then it is before that.
-func common(replicas []Replica) uint64 {
+func common(replicas []*Replica) uint64 {
 	index := replicas[0].Applied
 	for _, r := range replicas {
 		index = min(index, r.Applied)
 	}
-	first := &replicas[0]
-	for i := range replicas[1:] {
-		r := &replicas[i+1]
+	first := replicas[0]
+	for _, r := range replicas[1:] {
 		for index > max(first.Snapshot, r.Snapshot) && first.termOf(index) != r.termOf(index) {
 			index--
 		}
@@ -204,29 +229,22 @@ func common(replicas []Replica) uint64 {
 }
 
 // compare compares the replicas as of the common index.
-func (g *Group) compare(cfg *Config) error {
-	if len(g.Replicas) < 2 {
-		return nil
-	}
-	first := &g.Replicas[0]
-	g.Identical = true
-	differ := func(format string, args ...any) {
-		g.Identical = false
-		g.Problems = append(g.Problems, fmt.Sprintf(format, args...))
-	}
-	for i := range g.Replicas[1:] {
-		r := &g.Replicas[i+1]
+func (g *Group) compare(cfg *Config, replicas []*Replica) error {
+	first := replicas[0]
+	for _, r := range replicas[1:] {
 		if r.Digest != first.Digest {
-			differ("the metadata of %s and %s differ at entry %d", first.Dir, r.Dir, g.Common)
+			g.problem("the metadata of %s and %s differ at entry %d", first.Dir, r.Dir, g.Common)
 		}
 		if r.min != first.min || r.end != first.end {
-			differ("the CommitLog of %s is [%d, %d), that of %s [%d, %d)", first.Dir, first.min, first.end, r.Dir, r.min, r.end)
+			g.problem("the CommitLog of %s is [%d, %d), that of %s [%d, %d)", first.Dir, first.min, first.end, r.Dir, r.min, r.end)
 			continue
 		}
-		if err := compareLogs(cfg, first, r, differ); err != nil {
+		// One that has applied more may have trimmed more.
+		begin := max(first.min, first.reader.Reader().Floor(), r.reader.Reader().Floor())
+		if err := g.compareLogs(cfg, first, r, begin); err != nil {
 			return err
 		}
-		if err := compareQueues(first, r, differ); err != nil {
+		if err := g.compareQueues(first, r, begin); err != nil {
 			return err
 		}
 	}
@@ -234,49 +252,52 @@ func (g *Group) compare(cfg *Config) error {
 }
 
 // compareLogs compares the bytes of two CommitLogs.
-func compareLogs(cfg *Config, a, b *Replica, differ func(string, ...any)) error {
+func (g *Group) compareLogs(cfg *Config, a, b *Replica, begin int64) error {
 	one, two := make([]byte, 1<<20), make([]byte, 1<<20)
-	for off := a.min; off < a.end; off += int64(len(one)) {
+	for off := begin; off < a.end; off += int64(len(one)) {
 		n := min(int64(len(one)), a.end-off)
-		if err := a.reader.Reader().ReadLog(off, one[:n]); err != nil {
+		err := errors.Join(a.reader.Reader().ReadLog(off, one[:n]), b.reader.Reader().ReadLog(off, two[:n]))
+		if err != nil && !lacks(err) {
 			return err
 		}
-		if err := b.reader.Reader().ReadLog(off, two[:n]); err != nil {
-			return err
-		}
-		if !bytes.Equal(one[:n], two[:n]) {
-			differ("the CommitLogs of %s and %s differ between %d and %d", a.Dir, b.Dir, off, off+n)
+		if err != nil || !bytes.Equal(one[:n], two[:n]) {
+			g.problem("the CommitLogs of %s and %s differ between %d and %d%s", a.Dir, b.Dir, off, off+n, because(err))
 			return nil
 		}
-		cfg.Progress("comparing CommitLogs", off-a.min, a.end-a.min)
+		cfg.Progress("comparing CommitLogs", off-begin, a.end-begin)
 	}
 	return nil
 }
 
+// unitsAtOnce divides a queue file's units, so that no read goes over the end of one.
+const unitsAtOnce = 1000
+
 // compareQueues compares the units of two replicas' queues, as far as the
 // records they point to are kept.
-func compareQueues(a, b *Replica, differ func(string, ...any)) error {
+func (g *Group) compareQueues(a, b *Replica, begin int64) error {
 	if len(a.queues) != len(b.queues) {
-		differ("%s has %d queues, %s %d", a.Dir, len(a.queues), b.Dir, len(b.queues))
+		g.problem("%s has %d queues, %s %d", a.Dir, len(a.queues), b.Dir, len(b.queues))
 		return nil
 	}
-	one, two := make([]byte, 1000*storage.UnitSize), make([]byte, 1000*storage.UnitSize)
+	one, two := make([]byte, unitsAtOnce*storage.UnitSize), make([]byte, unitsAtOnce*storage.UnitSize)
 	for id, last := range a.queues {
 		if b.queues[id] != last {
-			differ("queue %s has %d messages in %s, %d in %s", id, last, a.Dir, b.queues[id], b.Dir)
+			g.problem("queue %s has %d messages in %s, %d in %s", id, last, a.Dir, b.queues[id], b.Dir)
 			continue
 		}
-		for off := int64(0); off < last; off += 1000 {
-			n := int(min(1000, last-off)) * storage.UnitSize
+		for off := int64(0); off < last; off += unitsAtOnce {
+			n := int(min(unitsAtOnce, last-off)) * storage.UnitSize
 			errA, errB := a.reader.Reader().ReadUnits(id, off, one[:n]), b.reader.Reader().ReadUnits(id, off, two[:n])
-			if gone(errA) && gone(errB) || gone(errA) != gone(errB) && a.min > 0 {
+			if gone(errA) && gone(errB) || gone(errA) != gone(errB) && begin > 0 {
 				continue // trimmed: files go when nobody reads them, at each replica's own time
 			}
-			if err := errors.Join(errA, errB); err != nil {
+			err := errors.Join(errA, errB)
+			if err != nil && !lacks(err) {
 				return err
 			}
-			if !bytes.Equal(one[:n], two[:n]) && !sameKept(a.min, one[:n], two[:n]) {
-				differ("queue %s of %s and %s differ between offsets %d and %d", id, a.Dir, b.Dir, off, off+int64(n/storage.UnitSize))
+			if err != nil || !bytes.Equal(one[:n], two[:n]) && !sameKept(begin, one[:n], two[:n]) {
+				g.problem("queue %s of %s and %s differ between offsets %d and %d%s",
+					id, a.Dir, b.Dir, off, off+int64(n/storage.UnitSize), because(err))
 				break
 			}
 		}
@@ -285,6 +306,16 @@ func compareQueues(a, b *Replica, differ func(string, ...any)) error {
 }
 
 func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// lacks says whether an error is about bytes that a file does not have.
+func lacks(err error) bool { return gone(err) || errors.Is(err, io.EOF) }
+
+func because(err error) string {
+	if err == nil {
+		return ""
+	}
+	return ": " + err.Error()
+}
 
 // sameKept says whether units are equal where they point into the CommitLog as
 // it is: a replica that joined after a trim never had the others.
