@@ -203,6 +203,7 @@ func testFaults(t *testing.T, seed uint64) {
 		nodes = 5
 	}
 	small := rng.IntN(2) == 0
+	t.Logf("%d nodes, small logs: %v", nodes, small)
 	tweak := func(c *Config) {
 		c.DedupSpan = time.Hour // longer than any run
 		if small {

@@ -24,6 +24,9 @@ const (
 	fetchTimeout     = 10 * time.Second
 	// fetchIdle is how long a peer may keep a stream without asking.
 	fetchIdle = time.Minute
+	// maxFetchers bounds the streams of a group at one time: each may hold
+	// maxFetch bytes. A peer has one, or one that it has given up and another.
+	maxFetchers = 16
 )
 
 // serveFetch answers a peer's requests until it hangs up.
@@ -31,6 +34,12 @@ func (g *Group) serveFetch(c net.Conn) {
 	stop := context.AfterFunc(g.ctx, func() { c.Close() })
 	defer stop()
 	defer c.Close()
+	if g.fetchers.Add(1) > maxFetchers {
+		g.fetchers.Add(-1)
+		g.logger.Warn("a peer may not fetch: too many do", "from", c.RemoteAddr(), "limit", maxFetchers)
+		return
+	}
+	defer g.fetchers.Add(-1)
 	err := g.answerFetches(&progressConn{Conn: c})
 	if err != io.EOF && g.ctx.Err() == nil {
 		g.logger.Debug("a peer stopped fetching", "from", c.RemoteAddr(), "error", err)

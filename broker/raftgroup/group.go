@@ -43,7 +43,8 @@ type Group struct {
 	leaderTerm   uint64
 	tableChanges int64
 
-	failure atomic.Pointer[error]
+	failure  atomic.Pointer[error]
+	fetchers atomic.Int32 // streams that serveFetch serves
 
 	ctx     context.Context // ends with the group
 	cancel  context.CancelCauseFunc

@@ -273,6 +273,50 @@ func TestGarbageOnTheRaftPort(t *testing.T) {
 	})
 }
 
+// Requests of a catch-up stream that can't be are answered with an error, and so
+// many streams at once are let in, not more.
+func TestHostileFetches(t *testing.T) {
+	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+		n := c.leader()
+		dial := c.net.dialer("stranger", func() bool { return true })
+		open := func() net.Conn {
+			conn, err := dial(t.Context(), n.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := exchangeHello(conn, hello{Kind: streamFetch, Cluster: "test", Group: "broker-a", From: "x", To: n.group().ID()}); err != nil {
+				t.Fatal(err)
+			}
+			return conn
+		}
+		f := &fetcher{c: open(), rate: -1}
+		for _, r := range []struct {
+			op     byte
+			off, n int64
+		}{{opData, -1, 10}, {opData, 0, -1}, {opData, 0, 0}, {opData, 0, maxFetch + 1}, {opData, 1 << 62, 100},
+			{opSums, -1, 10}, {opSums, 0, -1}, {opSums, 0, 1<<63 - 1}, {'?', 0, 1}} {
+			if _, err := f.ask(t.Context(), r.op, r.off, r.n); !errors.Is(err, ErrRefused) {
+				t.Errorf("%q of %d bytes at %d: %v", r.op, r.n, r.off, err)
+			}
+		}
+		conns := []net.Conn{f.c}
+		for range maxFetchers + 4 {
+			conns = append(conns, open())
+		}
+		synctest.Wait()
+		if got := n.group().fetchers.Load(); got != maxFetchers {
+			t.Errorf("%d streams are served, %d may be", got, maxFetchers)
+		}
+		for _, conn := range conns {
+			conn.Close()
+		}
+		synctest.Wait()
+		if got := n.group().fetchers.Load(); got != 0 {
+			t.Errorf("%d streams are still counted", got)
+		}
+	})
+}
+
 // Row 22: what is missing, foreign or older is refused with the file's name, or
 // repaired from the others: never a silent empty start.
 func TestDamagedDirectory(t *testing.T) {
