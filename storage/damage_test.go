@@ -82,6 +82,7 @@ var damages = []struct {
 		r.flip(rng, r.opts.Dir+"/checkpoint.0")
 		r.flip(rng, r.opts.Dir+"/checkpoint.1")
 	}},
+	{"flip newest checkpoint", func(r *rig, rng *rand.Rand) { r.flip(rng, checkpointPath(r.opts.Dir, r.s.checkpoint.seq)) }},
 	{"truncate segment", func(r *rig, rng *rand.Rand) {
 		r.truncate(pick(rng, r.files(commitLogDir, false)), rng.Int64N(r.m.size))
 	}},

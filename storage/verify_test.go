@@ -149,7 +149,9 @@ func TestVerifyFindsEveryFlip(t *testing.T) {
 			t.Errorf("a flip of bit %d at %d of %s was not found", bit, off, name)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
+	names := slices.Sorted(maps.Keys(files))
+	rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for _, name := range names {
 		f := files[name]
 		kind := strings.Split(strings.TrimPrefix(name, r.opts.Dir+"/"), "/")[0]
 		if strings.HasSuffix(name, sumsSuffix) {
@@ -268,5 +270,56 @@ func TestComparer(t *testing.T) {
 	r.must(r.fs.FlipBit(queueFilePath(r.opts.Dir, id, 0), n*UnitSize-1, 0))
 	if c := r.replayInto(r.fs, from, at); c.Differences.Found != 2 {
 		t.Errorf("a flipped bit in the queue: %+v", c.Differences)
+	}
+}
+
+// What was not written back is told from what is damaged, and so is what was
+// written that nothing accounts for.
+func TestCompareWritten(t *testing.T) {
+	const off = 3*sectorSize - 100
+	want := make([]byte, 2*sectorSize)
+	for i := range want {
+		want[i] = byte(i%251 + 1)
+	}
+	for _, test := range []struct {
+		name       string
+		do         func(b []byte)
+		absent, at int64
+	}{
+		{"equal", func([]byte) {}, 0, -1},
+		{"nothing written", func(b []byte) { clear(b) }, 2 * sectorSize, -1},
+		{"end not written", func(b []byte) { clear(b[100:]) }, 2*sectorSize - 100, -1},
+		{"a sector not written", func(b []byte) { clear(b[100 : 100+sectorSize]) }, sectorSize, -1},
+		{"part of a sector gone", func(b []byte) { clear(b[101 : 100+sectorSize]) }, 0, 101},
+		{"changed behind what was not written", func(b []byte) { clear(b[:100]); b[700]++ }, 100, 700},
+	} {
+		have := slices.Clone(want)
+		test.do(have)
+		if absent, at := compareWritten(have, want, off); absent != test.absent || at != test.at {
+			t.Errorf("%s: absent %d, differs at %d; expected %d and %d", test.name, absent, at, test.absent, test.at)
+		}
+	}
+}
+
+// A store that goes on behind its raft log's end is told.
+func TestComparerBehind(t *testing.T) {
+	r := newRig(t, testOptions(nil))
+	for range 3 {
+		r.do(r.m.append(message{id: QueueID{"t", 1, 0}, body: make([]byte, 500)}))
+	}
+	r.close()
+	for n, want := range map[int]bool{3: false, 2: true, 0: true} {
+		c, err := OpenComparer(r.fs, r.opts.Dir, nil)
+		r.must(err)
+		for _, o := range r.m.ops[:n] {
+			q, err := c.CreateQueue(o.units[0].id)
+			r.must(err)
+			r.must(c.Write(&Batch{Pos: o.pos, Log: o.log, Units: []QueueUnit{{q, o.units[0].off, o.units[0].u}}}))
+		}
+		_, end := c.Log()
+		if pos, ok, err := c.Behind(); err != nil || ok != want || ok && (pos < end || pos > end+4) {
+			t.Errorf("%d of 3 replayed: something behind %d: %v at %d, %v", n, end, ok, pos, err)
+		}
+		r.must(c.Close())
 	}
 }

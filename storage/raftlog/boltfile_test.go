@@ -103,7 +103,14 @@ func TestFlippedBitsInStable(t *testing.T) {
 		// Those that pass go through bbolt, and so does a sample of the others.
 		if detail == "" && (long || good[off] != 1<<bit || rng.IntN(200) == 0) || rng.IntN(2000) == 0 {
 			ok(t, os.WriteFile(check, good, 0o600))
+			_, readErr := ReadStable(check)
+			if b, err := os.ReadFile(check); err != nil || !bytes.Equal(b, good) {
+				t.Fatalf("reading it has changed the file: %v", err)
+			}
 			s, err := OpenStable(check, off%2 == 0)
+			if (err == nil) != (readErr == nil) {
+				t.Errorf("bit %d of byte %d: opening says %v, reading %v", bit, off, err, readErr)
+			}
 			switch {
 			case err != nil:
 				damaged(t, err, kindOf(err), check)

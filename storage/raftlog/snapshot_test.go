@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -337,4 +339,46 @@ func TestSnapshotOnAFullDisk(t *testing.T) {
 	_, err = take(s, 30, 1, payload(30, 3*snapBlock))
 	ok(t, err)
 	ok(t, s.VerifyNewest())
+}
+
+// Offline reading finds what is damaged, new or old, and changes nothing.
+func TestReadSnapshots(t *testing.T) {
+	fs := newMem(t)
+	s := openSnaps(t, fs)
+	older, err := take(s, 10, 1, []byte("x"))
+	ok(t, err)
+	_, err = take(s, 20, 1, []byte("y"))
+	ok(t, err)
+	unfinished := path.Join(snapDir, "x"+tmpSuffix)
+	writeFile(t, fs, unfinished, []byte("z"))
+	read := func() []error {
+		t.Helper()
+		before := names(t, fs, snapDir)
+		s, err := ReadSnapshots(fs, snapDir)
+		ok(t, err)
+		if metas, err := s.List(); err != nil || len(metas) != 1 || metas[0].Index != 20 {
+			t.Errorf("snapshots %v, %v", metas, err)
+		}
+		damage := s.Verify()
+		if after := names(t, fs, snapDir); !slices.Equal(before, after) {
+			t.Errorf("files %v, before %v", after, before)
+		}
+		return damage
+	}
+	if damage := read(); len(damage) > 0 {
+		t.Errorf("damage %v", damage)
+	}
+	name := s.path(older)
+	ok(t, fs.FlipBit(name, int64(len(readFile(t, fs, name)))-1, 3))
+	damage := read()
+	if len(damage) != 1 {
+		t.Fatalf("damage %v", damage)
+	}
+	damaged(t, damage[0], kindOf(damage[0]), name)
+	if _, err := ReadSnapshots(fs, "/data/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
+	}
+	if _, err := fs.Stat("", "/data/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was made: %v", err)
+	}
 }
