@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net"
@@ -112,7 +113,7 @@ func readerGone(err error) bool {
 func nextStep(err error) string {
 	var op *net.OpError
 	switch {
-	case errors.As(err, &op) && op.Op == "dial":
+	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, client.ErrNotSent) && errors.Is(err, context.DeadlineExceeded):
 		return "\nIs a node up there? --namesrv or RAFTMQ_NAMESRV says where the name servers are; raftmq dev starts a cluster."
 	case errors.Is(err, raftgroup.ErrForeign):
 		return "\nGive this node a storePathRootDir of its own, or the configuration that the directory was made with."

@@ -108,7 +108,7 @@ func startCluster(t testing.TB, nodes, groups int) *cluster {
 		c.checkLogs()
 	})
 	c.start(c.ids...)
-	c.healthy()
+	c.ready()
 	return c
 }
 
@@ -253,11 +253,19 @@ func (c *cluster) namesrvs() string {
 	return strings.Join(all, ";")
 }
 
+func dialTCP(addr string) (*net.TCPConn, error) {
+	nc, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	return nc.(*net.TCPConn), nil
+}
+
 // ask asks whoever is at an address.
 func ask(addr string, req *remoting.Command) (*remoting.Command, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	nc, err := dialTCP(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -315,6 +323,26 @@ func (c *cluster) healthy() {
 	c.t.Helper()
 	for g := range c.groups {
 		eventually(c.t, "all replicas of "+groupName(g), func() error { return c.caughtUp(groupName(g)) })
+	}
+}
+
+// ready is healthy for users: each name service knows of each group that topics
+// can be made there by sending to them.
+func (c *cluster) ready() {
+	c.t.Helper()
+	c.healthy()
+	for _, id := range c.ids {
+		eventually(c.t, "a route to TBW102 at "+id, func() error {
+			resp, err := ask(c.namesrv[id], &remoting.Command{Code: remoting.GetRouteInfoByTopic, Header: &remoting.RouteRequest{Topic: remoting.TopicAutoCreate}})
+			if err != nil {
+				return err
+			}
+			var route remoting.RouteData
+			if err := route.DecodeBody(resp.Body); err != nil || len(route.Queues) != c.groups {
+				return fmt.Errorf("%d groups, %v", len(route.Queues), err)
+			}
+			return nil
+		})
 	}
 }
 
@@ -399,7 +427,7 @@ func shared(t testing.TB) (env []string) {
 	common.once.Do(func() {
 		common.c = newCluster(t, common.dir, 1, 1)
 		common.c.start("n1")
-		common.c.healthy()
+		common.c.ready()
 	})
 	if common.c == nil || len(common.c.up()) == 0 {
 		t.Fatal("the common cluster is not up")

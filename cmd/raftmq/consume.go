@@ -37,21 +37,6 @@ func consumeCommand() *cli.Command {
 	}
 }
 
-func consumeFrom(c *cli.Context) (client.ConsumeFrom, time.Time, error) {
-	switch from := c.String("from"); from {
-	case "first":
-		return client.FromFirst, time.Time{}, nil
-	case "last":
-		return client.FromLast, time.Time{}, nil
-	default:
-		t, err := time.Parse(time.RFC3339, from)
-		if err != nil {
-			return 0, t, usage("--from %s: want first, last or a time like 2026-11-21T15:04:05Z", from)
-		}
-		return client.FromTime, t, nil
-	}
-}
-
 // printer prints messages and knows when it is enough.
 type printer struct {
 	mu    sync.Mutex
@@ -66,28 +51,37 @@ type printer struct {
 
 var errEnough = errors.New("enough was consumed")
 
-func (p *printer) print(_ context.Context, msgs []*client.MessageExt) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// print prints messages. What comes when it is enough, or can't be printed, is
+// held until the consumer closes: an error would have it sent back, and come
+// again out of its order.
+func (p *printer) print(ctx context.Context, msgs []*client.MessageExt) error {
 	for _, m := range msgs {
-		if p.err != nil {
-			return p.err
-		}
-		if p.limit > 0 && p.n == p.limit {
-			return errEnough // it stays for the next run
-		}
-		if p.err = p.write(m); p.err != nil {
-			close(p.done)
-			return p.err
-		}
-		p.n++
-		p.last = time.Now()
-		if p.n == p.limit {
-			close(p.done)
+		if !p.printed(m) {
+			<-ctx.Done()
+			return errEnough
 		}
 	}
 	return nil
 }
+
+func (p *printer) printed(m *client.MessageExt) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.full() {
+		return false
+	}
+	if p.err = p.write(m); p.err == nil {
+		p.n++
+		p.last = time.Now()
+	}
+	if p.full() {
+		close(p.done)
+	}
+	return p.err == nil
+}
+
+// full says whether no more is to be printed. The lock is held.
+func (p *printer) full() bool { return p.err != nil || p.limit > 0 && p.n == p.limit }
 
 func (p *printer) write(m *client.MessageExt) error {
 	if !p.json {
@@ -138,23 +132,30 @@ func runConsume(c *cli.Context) error {
 		if err := consumer.Subscribe(c.String("topic"), c.String("tag"), p.print); err != nil {
 			return err
 		}
-		// It is asked once, as a consumer waits for ever for its name server and
-		// its topic.
+		// A consumer waits for ever for its name server and its topic: what is
+		// wrong now is better said now.
 		switch _, err := cl.Admin().TopicRoute(ctx, c.String("topic")); {
 		case errors.Is(err, client.ErrNoRoute):
 			fmt.Fprintf(os.Stderr, "there is no topic %s yet: waiting for it; raftmq topic list shows those there are\n", c.String("topic"))
 		case err != nil:
 			return err
+		default:
+			if err := beginAt(ctx, cl, c.String("topic"), c.String("group"), from, at); err != nil {
+				return err
+			}
 		}
-		starting, cancel := ctx, context.CancelFunc(func() {})
-		if idle := c.Duration("idle"); idle > 0 {
-			starting, cancel = context.WithTimeout(ctx, max(idle, adminTimeout))
-		}
-		defer cancel()
-		if err := consumer.Start(starting); err != nil {
+		if err := consumer.Start(ctx); err != nil {
 			return err
 		}
-		p.wait(ctx, c.Duration("idle"))
+		if !p.wait(ctx, c.Duration("idle")) {
+			return nil
+		}
+		// Not waiting for the message that is held.
+		now, cancelNow := context.WithCancel(ctx)
+		cancelNow()
+		if err := consumer.Close(now); err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
 		return nil
 	})
 	p.mu.Lock()
@@ -167,22 +168,22 @@ func runConsume(c *cli.Context) error {
 }
 
 // wait waits until enough was printed, nothing came for a while, or the command
-// is to end.
-func (p *printer) wait(ctx context.Context, idle time.Duration) {
+// is to end. It says whether it is the first.
+func (p *printer) wait(ctx context.Context, idle time.Duration) bool {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
 		case <-p.done:
-			return
+			return true
 		case <-ctx.Done():
-			return
+			return false
 		case <-tick.C:
 			p.mu.Lock()
 			quiet := time.Since(p.last)
 			p.mu.Unlock()
 			if idle > 0 && quiet > idle {
-				return
+				return false
 			}
 		}
 	}

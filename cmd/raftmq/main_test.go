@@ -108,11 +108,11 @@ func cleanEnv() (env []string) {
 func (r result) want(t testing.TB, code int, texts ...string) result {
 	t.Helper()
 	if r.code != code {
-		t.Errorf("exit code %d, want %d\n%s%s", r.code, code, r.out, r.err)
+		t.Errorf("exit code %d, want %d\n%.2000s%s", r.code, code, r.out, r.err)
 	}
 	for _, text := range texts {
 		if !strings.Contains(r.out+r.err, text) {
-			t.Errorf("%q is not in\n%s%s", text, r.out, r.err)
+			t.Errorf("%q is not in\n%.2000s%s", text, r.out, r.err)
 		}
 	}
 	return r

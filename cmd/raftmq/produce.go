@@ -105,6 +105,9 @@ func runProduce(c *cli.Context) error {
 		}
 		var s sender
 		err = s.run(ctx, c, p, next)
+		if errors.Is(err, client.ErrNotSent) && errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w (asked were the name servers %s)", err, c.String("namesrv"))
+		}
 		if s.stored == 0 && err != nil {
 			return err
 		}

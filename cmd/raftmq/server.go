@@ -142,6 +142,9 @@ func namesrvCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if _, _, err := net.SplitHostPort(c.String("listen")); err != nil {
+				return usage("--listen %s: want HOST:PORT, or :PORT for all addresses", c.String("listen"))
+			}
 			l, err := net.Listen("tcp", c.String("listen"))
 			if err != nil {
 				return fmt.Errorf("--listen: %w", err)
