@@ -154,11 +154,11 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 	d.each(uint64(d.uint32()), 9+4+1+8+4+4, func() {
 		t := d.topic()
 		q := queueFacts{id: QueueID{t.Topic, t.Incarnation, int32(d.uint32())}}
-		q.hasLocal = d.uint8()&factLocal != 0
+		q.hasLocal = d.flag(factLocal)
 		q.front, q.local = d.int64(), d.uint32()
 		d.each(uint64(d.uint32()), 4*8+1+4, func() {
 			h := holeState{lo: d.int64(), hi: d.int64(), from: d.int64(), to: d.int64()}
-			h.skip, h.lead = d.uint8()&holeSkip != 0, d.uint32()
+			h.skip, h.lead = d.flag(holeSkip), d.uint32()
 			if !h.valid() {
 				d.fail(fmt.Sprintf("hole [%d, %d) of queue %s", h.lo, h.hi, q.id))
 			}

@@ -54,6 +54,15 @@ func (d *decoder) uint32() uint32 { return binary.BigEndian.Uint32(d.take(4)) }
 func (d *decoder) uint64() uint64 { return binary.BigEndian.Uint64(d.take(8)) }
 func (d *decoder) int64() int64   { return int64(d.uint64()) }
 
+// flag reads a byte that may have one bit set, and no other.
+func (d *decoder) flag(bit byte) bool {
+	b := d.uint8()
+	if b&^bit != 0 {
+		d.fail(fmt.Sprintf("unknown flags %#x", b))
+	}
+	return b != 0
+}
+
 func (d *decoder) topic() TopicID {
 	name := string(d.take(int(d.uint8())))
 	return TopicID{name, d.uint64()}
