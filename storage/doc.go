@@ -8,7 +8,9 @@
 //	<dir>/lock                          held by the process that has the store open
 //	<dir>/format                        whose store it is, segment size, version
 //	<dir>/checkpoint.0, checkpoint.1    what is synced: a manifest, and in what the
-//	                                    files differ from it; the newer good one counts
+//	                                    files differ from it; the newer good one counts,
+//	                                    and what is no good is damaged: it is written as
+//	                                    checkpoint.tmp first
 //	<dir>/commitlog/<position>          segments of one size, allocated in full; records
 //	                                    end to end, a blank fills what is left
 //	<dir>/commitlog-sums/<position>     a CRC-32C for each 4 KiB block of that segment

@@ -34,6 +34,7 @@ func TestFaultPoisons(t *testing.T) {
 		{LabelCheckpoint, disk.OpWrite},
 		{LabelCheckpoint, disk.OpTruncate},
 		{LabelCheckpoint, disk.OpSync},
+		{LabelCheckpoint, disk.OpRename},
 		{LabelCheckpoint, disk.OpSyncDir},
 	} {
 		t.Run(fmt.Sprintf("%s %s", f.kind, f.label), func(t *testing.T) {
