@@ -158,3 +158,36 @@ func TestDirectoryInUse(t *testing.T) {
 		t.Error("an empty directory was verified")
 	}
 }
+
+// A crash between the installation of a snapshot and the removal of the log that
+// it stands for: the log counts for nothing, and what the store has yet to fetch
+// is said.
+func TestSnapshotNewerThanTheLog(t *testing.T) {
+	t.Parallel()
+	leader := standard(t, "n1") // snapshot at 80
+	leader.close()
+	short, dead := newReplica(t, "n2"), newReplica(t, "n3")
+	short.feed(50, history(t, 50)...)
+	// Entries 75 and on are another leader's, which were never committed.
+	h := history(t, 90)
+	for _, l := range h[74:] {
+		l.Data = message(t, 0, "never committed")
+		fsm.Stamp(l.Data, 1_700_000_000_000)
+	}
+	for _, l := range h {
+		l.Term = 1
+	}
+	dead.feed(74, h...)
+	for _, r := range []*testReplica{short, dead} {
+		r.close()
+		copyDir(t, r.path("raft/snapshots"), leader.path("raft/snapshots"))
+		report := run(t, r.dir)
+		got := report.Groups[0].Replicas[0]
+		if got.Snapshot != 79 && got.Snapshot != 80 || got.Applied != 80 || got.Last != 80 {
+			t.Errorf("%+v", got)
+		}
+		if p := problems(report); len(p) == 0 || !strings.Contains(p[0], "checkpoint") {
+			t.Errorf("problems %q", p)
+		}
+	}
+}
