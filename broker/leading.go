@@ -26,7 +26,7 @@ type leading struct {
 }
 
 func newLeading(b *Broker) *leading {
-	return &leading{b: b, poke: make(chan struct{}, 1), due: schedule{b: b}, retain: retention{b: b}}
+	return &leading{b: b, poke: make(chan struct{}, 1), due: schedule{b: b}, retain: retention{b: b, keep: time.Duration(b.cfg.FileReservedTime) * time.Hour}}
 }
 
 // wake has the leader look at once for what there is to do.

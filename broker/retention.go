@@ -23,6 +23,7 @@ const (
 // the trim is a command, so that all replicas begin at the same offset.
 type retention struct {
 	b       *Broker
+	keep    time.Duration // fileReservedTime
 	looked  time.Time
 	trimmed time.Time
 	usage   float64
@@ -81,7 +82,7 @@ func (r *retention) trim(ctx context.Context) {
 			r.b.logger.Warn("the age of a segment can't be told", "segment", to, "error", err)
 			break
 		}
-		expired := r.b.group.LogTime()-at > int64(r.b.cfg.FileReservedTime)*time.Hour.Milliseconds()
+		expired := r.b.group.LogTime()-at > r.keep.Milliseconds()
 		if !expired && !(force && n == 0) {
 			break
 		}
