@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 
 	"github.com/raftmq/raftmq/fsm"
+	"github.com/raftmq/raftmq/storage/disk"
+	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
 // world is a history and the replicas that belong to it.
@@ -255,4 +257,38 @@ func flipByte(t *testing.T, n *testNode, name string, off int64) {
 	if _, err := f.WriteAt(b[:], off); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The whole chain, from the clients to the checker, with disks that lie: they say
+// that they have synced the log, and have not. When all lose power, acknowledged
+// messages are gone, and that is what must be found.
+func TestLostMessagesAreFound(t *testing.T) {
+	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+		c.createTopic("T", 1)
+		c.settle()
+		for _, n := range c.nodes {
+			n.fs.SetHook(func(op disk.Op) error {
+				if op.Label == raftlog.LabelAppend && op.Kind == disk.OpSync {
+					return disk.ErrPretend
+				}
+				return nil
+			})
+		}
+		h := &history{}
+		cl := newClients(c, h, 4, "T", 1, 1)
+		c.wait("a load", func() bool { return h.count() >= floor })
+		cl.end()
+		for _, n := range c.nodes {
+			n.crash(n.now.Load(), func() *disk.Mem { return n.fs.Crash(1) }, true) // all that is unsynced
+		}
+		c.heal()
+		c.settle()
+		r := &recordingTB{TB: t}
+		c.t = r
+		cl.check()
+		c.t = t
+		if !slices.ContainsFunc(r.said, func(s string) bool { return strings.HasPrefix(s, "S1:") }) {
+			t.Fatalf("the loss was not found: %q", r.said)
+		}
+	})
 }

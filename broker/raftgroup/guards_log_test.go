@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/raftmq/raftmq/storage"
 	"github.com/raftmq/raftmq/storage/disk"
 	"github.com/raftmq/raftmq/storage/raftlog"
 )
@@ -194,6 +195,9 @@ func TestPoisonOnStoreError(t *testing.T) {
 				}
 			})
 		})
+	}
+	steps["apply"] = func(op disk.Op) bool { return op.Label == storage.LabelCommitLog && op.Kind == disk.OpWrite }
+	for name, match := range steps {
 		t.Run("leader "+name, func(t *testing.T) {
 			inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
 				c.createTopic("T", 1)
@@ -215,6 +219,46 @@ func TestPoisonOnStoreError(t *testing.T) {
 				got := n.bodies("T", 0)
 				if len(got) < 2 || got[0] != "before" || got[len(got)-1] != "during" {
 					t.Fatalf("it has %v", got)
+				}
+			})
+		})
+	}
+}
+
+// E1 for the stable store: what it could not keep is neither voted nor promised.
+func TestPoisonOnStableStoreError(t *testing.T) {
+	for _, key := range []string{"CurrentTerm", "LastVote"} {
+		t.Run(key, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				failed := make(chan error, 1)
+				c, n, p2, p3, conf := alone(t, func(c *Config) {
+					c.Election = time.Hour
+					c.Events.Failed = func(err error) { failed <- err }
+				})
+				defer c.stop()
+				p2.append(t, n, 1, 0, 0, 1, conf)
+				n.stable.setHook(func(k string) error {
+					if k == key {
+						return errInjected
+					}
+					return nil
+				})
+				if granted, err := p3.tryVote(n, 2, 1, 1); granted && err == nil {
+					t.Fatal("a vote was given that was not stored")
+				}
+				if err := <-failed; !errors.Is(err, errInjected) {
+					t.Fatalf("failed with %v", err)
+				}
+				n.stable.setHook(nil)
+				p3.trans.CloseStreams()
+				if granted, err := p3.tryVote(n, 2, 1, 1); granted && err == nil {
+					t.Fatal("it votes after a failure")
+				}
+				n.stop()
+				n.start()
+				p3.trans.CloseStreams()
+				if !p3.vote(t, n, 2, 1, 1) {
+					t.Fatal("started again, it does not vote")
 				}
 			})
 		})

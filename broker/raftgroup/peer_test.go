@@ -150,14 +150,19 @@ func (p *fakePeer) tryAppend(to target, term, prev, prevTerm, commit uint64, ent
 // vote asks a node for its vote.
 func (p *fakePeer) vote(t *testing.T, to target, term, last, lastTerm uint64) bool {
 	t.Helper()
-	resp := new(raft.RequestVoteResponse)
-	err := p.trans.RequestVote(to.serverID(), to.peerAddress(), &raft.RequestVoteRequest{
-		RPCHeader: p.header(), Term: term, LastLogIndex: last, LastLogTerm: lastTerm, LeadershipTransfer: true,
-	}, resp)
+	granted, err := p.tryVote(to, term, last, lastTerm)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp.Granted
+	return granted
+}
+
+func (p *fakePeer) tryVote(to target, term, last, lastTerm uint64) (granted bool, err error) {
+	var resp raft.RequestVoteResponse
+	err = p.trans.RequestVote(to.serverID(), to.peerAddress(), &raft.RequestVoteRequest{
+		RPCHeader: p.header(), Term: term, LastLogIndex: last, LastLogTerm: lastTerm, LeadershipTransfer: true,
+	}, &resp)
+	return resp.Granted, err
 }
 
 func (n *testNode) serverID() raft.ServerID { return n.group().id }
