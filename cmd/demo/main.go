@@ -35,7 +35,6 @@ type options struct {
 	lines  int
 	queues int
 	dir    string
-	keep   bool
 }
 
 func main() {
@@ -61,6 +60,9 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 	if flag.NArg() > 0 || o.lines < 0 || o.queues < 1 {
 		return false, errors.New("unknown argument; see demo -h")
 	}
+	if _, err := os.Stat(filepath.Join(o.dir, "cluster")); o.dir != "" && err == nil {
+		return false, fmt.Errorf("-dir %s has a cluster already: give an empty directory", o.dir)
+	}
 	if o.dir == "" {
 		if o.dir, err = os.MkdirTemp("", "raftmq-demo-"); err != nil {
 			return false, err
@@ -77,7 +79,7 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	fmt.Printf("cluster: 3 nodes, one group; %s leads\n", c.leader)
+	fmt.Printf("cluster: 3 processes, one broker group with a replica on each; %s leads\n", c.leader)
 
 	cl, err := client.New(client.Config{NameServers: c.Namesrv})
 	if err != nil {
@@ -101,7 +103,7 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	fmt.Printf("sent: %d lines in %.1f s\n", sent.acked, sent.elapsed.Seconds())
+	fmt.Printf("acknowledged: %d lines in %.1f s; waiting for the consumer group\n", sent.acked, sent.elapsed.Seconds())
 	if err := consumed.wait(ctx, sent.acked); err != nil {
 		return false, err
 	}
@@ -119,7 +121,9 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 		return false, err
 	}
 	printTable(sent, found, identical)
-	return found.lost == 0 && found.duplicated == 0 && found.disordered == 0 && sent.failed == 0 && identical, nil
+	text, ok := verdict(sent, found, identical)
+	fmt.Println("\n" + text)
+	return ok, nil
 }
 
 func printTable(s *production, f comparison, identical bool) {
@@ -128,8 +132,8 @@ func printTable(s *production, f comparison, identical bool) {
 		yes = "yes"
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nsent\tacked\tconsumed\tlost\tduplicated\tout of order\tlongest send gap ms\tmsg/s\treplicas identical")
-	fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%s\n", s.sent, s.acked, f.consumed, f.lost, f.duplicated, f.disordered,
+	fmt.Fprintln(w, "\nsent\tacked\tconsumed\tlost\tduplicated\tout of order\tdamaged\tlongest send gap ms\tmsg/s\treplicas identical")
+	fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%s\n", s.sent, s.acked, f.consumed, f.lost, f.duplicated, f.disordered, f.damaged,
 		s.gap.Milliseconds(), float64(s.acked)/s.elapsed.Seconds(), yes)
 	w.Flush() // to the terminal
 }
@@ -235,7 +239,7 @@ func (c *cluster) script(lines int) []event {
 			}
 			c.leader = id
 			n := c.node(id)
-			fmt.Printf("kill -9 %d: %s, the leader\n", n.Pid, n.ID)
+			fmt.Printf("after %d lines: kill -9 %d, which is %s, the leader\n", lines*4/10, n.Pid, n.ID)
 			return syscall.Kill(n.Pid, syscall.SIGKILL)
 		}},
 		{at: lines * 7 / 10, do: func(ctx context.Context) error {
@@ -254,7 +258,7 @@ func (c *cluster) script(lines int) []event {
 			if err != nil {
 				return err
 			}
-			fmt.Printf("started %s again, pid %d; %s leads\n", n.ID, c.revived.Process.Pid, now)
+			fmt.Printf("after %d lines: %s leads; %s is started again, pid %d\n", lines*7/10, now, n.ID, c.revived.Process.Pid)
 			return nil
 		}},
 	}
@@ -282,7 +286,7 @@ func (c *cluster) verify(o options) (identical bool, err error) {
 	for _, n := range c.Nodes {
 		args = append(args, "--dir", n.DataDir)
 	}
-	fmt.Println("raftmq verify of the three data directories:")
+	fmt.Println("all nodes are stopped; raftmq verify of their data directories says:")
 	cmd := exec.Command(o.binary, args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err = cmd.Run()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,13 +24,12 @@ type event struct {
 // production is what came of sending.
 type production struct {
 	sent, acked int
-	failed      int
 	elapsed     time.Duration
 	gap         time.Duration // the longest time without any acknowledgement
 }
 
-// queueOf is the queue of a line; its place there is line / queues.
-func queueOf(line, queues int) int { return line % queues }
+// lineProperty says which line a message is: lines can be equal.
+const lineProperty = "line"
 
 // produce sends line i to queue i % queues. Each queue has one sender, which
 // sends its next line when the last one was acknowledged, and repeats what
@@ -52,7 +52,7 @@ func produce(ctx context.Context, cl *client.Client, in *input, queues int, scri
 	for q := range queues {
 		group.Go(func() {
 			for line := q; line < len(in.lines) && ctx.Err() == nil; line += queues {
-				if err := sendLine(ctx, p, targets[q], in.lines[line]); err != nil {
+				if err := sendLine(ctx, p, targets[q], line, in.lines[line]); err != nil {
 					cancel(fmt.Errorf("line %d: %w", line+1, err))
 					return
 				}
@@ -86,8 +86,8 @@ func produce(ctx context.Context, cl *client.Client, in *input, queues int, scri
 
 // sendLine sends a line until it is stored. A message whose outcome is not known
 // is the same message when it is sent again: it is not stored twice.
-func sendLine(ctx context.Context, p *client.Producer, queue client.MessageQueue, line []byte) error {
-	m := &client.Message{Topic: topicName, Body: line}
+func sendLine(ctx context.Context, p *client.Producer, queue client.MessageQueue, line int, body []byte) error {
+	m := &client.Message{Topic: topicName, Body: body, Properties: map[string]string{lineProperty: strconv.Itoa(line)}}
 	deadline := time.Now().Add(lineTimeout)
 	for {
 		_, err := p.SendTo(ctx, queue, m)
