@@ -166,6 +166,7 @@ func (c *chaos) pick(ids []string) string { return ids[c.rnd.IntN(len(ids))] }
 
 // Row 1: kill -9 of the leader under load, in a loop.
 func TestKillLeader(t *testing.T) {
+	t.Parallel()
 	c := startChaos(t)
 	for range times(3, 30) {
 		c.killLeader()
@@ -175,6 +176,7 @@ func TestKillLeader(t *testing.T) {
 
 // Row 2: kill -9 of a follower, of a majority, of all.
 func TestKillNodes(t *testing.T) {
+	t.Parallel()
 	c := startChaos(t)
 	for range times(1, 8) {
 		c.killFollower()
@@ -186,6 +188,7 @@ func TestKillNodes(t *testing.T) {
 
 // Row 3: kill -9 during recovery, at random moments.
 func TestKillRecovering(t *testing.T) {
+	t.Parallel()
 	c := startChaos(t)
 	for range times(1, 4) {
 		c.killRecovering(times(4, 20), c.ids...)

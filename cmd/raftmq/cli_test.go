@@ -154,10 +154,7 @@ func waitFor(t testing.TB, cmd *exec.Cmd) {
 func TestInterrupt(t *testing.T) {
 	env := shared(t)
 	raftmqIn(t, env, strings.NewReader("one\n"), "produce", "--topic", "Interrupted").want(t, 0)
-	free, err := freePorts(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	free := ownPort(t)
 	// A name server that takes connections and says nothing.
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -184,7 +181,7 @@ func TestInterrupt(t *testing.T) {
 		says  string
 	}{
 		"consume": {args: []string{"consume", "--topic", "Interrupted", "--group", "g"}, until: printed("one\n"), says: "consumed "},
-		"namesrv": {args: []string{"namesrv", "--listen", free[0]}, until: printed("is up")},
+		"namesrv": {args: []string{"namesrv", "--listen", free}, until: printed("is up")},
 		"produce waits": {args: []string{"produce", "--topic", "Interrupted"}, in: stdin, until: func(*background) {
 			raftmqIn(t, env, nil, "consume", "--topic", "Interrupted", "--group", "both", "--count", "2").want(t, 0, "two\n")
 		}, code: exitInterrupted, says: "interrupted"},

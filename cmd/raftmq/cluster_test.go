@@ -51,15 +51,7 @@ func newCluster(t testing.TB, dir string, nodes, groups int) *cluster {
 		t: t, dir: dir, config: filepath.Join(dir, "cluster.yaml"), groups: groups,
 		peer: map[string]string{}, namesrv: map[string]string{}, brokers: map[string]map[string]string{}, running: map[string]*process{},
 	}
-	ports, err := freePorts(nodes * (2 + groups))
-	if err != nil {
-		t.Fatal(err)
-	}
-	take := func() string {
-		p := ports[0]
-		ports = ports[1:]
-		return p
-	}
+	take := func() string { return ownPort(t) }
 	for i := range nodes {
 		id := fmt.Sprintf("n%d", i+1)
 		c.ids = append(c.ids, id)
@@ -73,6 +65,23 @@ func newCluster(t testing.TB, dir string, nodes, groups int) *cluster {
 	}
 	c.write(c.yaml())
 	return c
+}
+
+// given are the ports that tests have: those of a node that is down are free, and
+// no other test's.
+var given sync.Map
+
+func ownPort(t testing.TB) string {
+	t.Helper()
+	for {
+		ports, err := freePorts(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, taken := given.LoadOrStore(ports[0], true); !taken {
+			return ports[0]
+		}
+	}
 }
 
 func (c *cluster) yaml() string {

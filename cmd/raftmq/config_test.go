@@ -109,6 +109,7 @@ func TestConfigurationSources(t *testing.T) {
 // Row 41: a data directory that is another's keeps the node from starting, and
 // stays as it is.
 func TestForeignDirectories(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, 1)
 	raftmqIn(t, []string{"RAFTMQ_NAMESRV=" + c.namesrvs()}, nil, "produce", "--topic", "Foreign", "--size", "100", "--count", "10").want(t, 0)
 	own := c.dataDir("n1")
@@ -168,6 +169,7 @@ func TestForeignDirectories(t *testing.T) {
 // Row 41: a second process with the id of a node, with a directory and addresses
 // of its own, stays outside: it makes no group, and costs the leader nothing.
 func TestDuplicateNodeID(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, 1)
 	leader, term := c.leader("broker-a")
 	twin := newCluster(t, t.TempDir(), 3, 1)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -150,16 +151,24 @@ func (d *devCluster) command(self string, set []string) {
 // groupName is broker-a, broker-b and so on.
 func groupName(i int) string { return "broker-" + string(rune('a'+i%26)) + strings.Repeat("x", i/26) }
 
+// The ports of dev clusters. They are below those that systems give to outgoing
+// connections: a node that is down would find its own taken by one.
+const firstPort, lastPort = 15000, 30000
+
 func freePorts(n int) ([]string, error) {
 	var addrs []string
-	for range n {
+	for tries := 0; len(addrs) < n; tries++ {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+rand.IntN(lastPort-firstPort))
 		// All are held until all are found, so that none is given out twice.
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			return nil, err
+			if tries > 100*n {
+				return nil, fmt.Errorf("no %d free ports from %d to %d: %w", n, firstPort, lastPort, err)
+			}
+			continue
 		}
 		defer l.Close() // it accepted nothing
-		addrs = append(addrs, l.Addr().String())
+		addrs = append(addrs, addr)
 	}
 	return addrs, nil
 }

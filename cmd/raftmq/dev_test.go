@@ -93,6 +93,7 @@ func gone(pid int) error {
 // killed node again by the printed command, is one at a time in its directory,
 // ends with Ctrl-C and goes on with its data.
 func TestDev(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "dev")
 	args := []string{"dev", "--nodes", "3", "--groups", "3", "--dir", dir}
 	dev := startCommand(t, nil, nil, args...)
@@ -160,18 +161,15 @@ func TestDevBadConfiguration(t *testing.T) {
 
 // A name service of its own: nodes register with it, clients ask it.
 func TestNamesrvAlone(t *testing.T) {
-	free, err := freePorts(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := startCommand(t, nil, nil, "namesrv", "--listen", free[0], "--wait-for-service", "100ms")
+	free := ownPort(t)
+	names := startCommand(t, nil, nil, "namesrv", "--listen", free, "--wait-for-service", "100ms")
 	names.await("the name service is up")
 	c := newCluster(t, t.TempDir(), 1, 1)
 	t.Cleanup(c.killAll)
-	c.set = []string{"namesrvAddr=" + free[0]}
+	c.set = []string{"namesrvAddr=" + free}
 	c.start("n1")
 	c.healthy()
-	env := []string{"RAFTMQ_NAMESRV=" + free[0]}
+	env := []string{"RAFTMQ_NAMESRV=" + free}
 	eventually(t, "a topic made by way of it", func() error {
 		if r := raftmqIn(t, env, nil, "topic", "create", "Named"); r.code != 0 {
 			return errors.New(r.err)
@@ -180,12 +178,13 @@ func TestNamesrvAlone(t *testing.T) {
 	})
 	raftmqIn(t, env, strings.NewReader("hello\n"), "produce", "--topic", "Named").want(t, 0)
 	raftmqIn(t, env, nil, "consume", "--topic", "Named", "--group", "g", "--count", "1").want(t, 0, "hello")
-	raftmq(t, "namesrv", "--listen", free[0]).want(t, exitFailed, free[0], "address already in use")
+	raftmq(t, "namesrv", "--listen", free).want(t, exitFailed, free, "address already in use")
 	names.interrupt(0)
 }
 
 // verify finds damage, and refuses a directory that is in use.
 func TestVerifyCommand(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, 1)
 	env := []string{"RAFTMQ_NAMESRV=" + c.namesrvs()}
 	raftmqIn(t, env, strings.NewReader(lines(2000)), "produce", "--topic", "Verified").want(t, 0)
@@ -217,6 +216,7 @@ func TestVerifyCommand(t *testing.T) {
 // Rows 16, 34, 35, 40 on a real process: whatever is written to any of its ports
 // costs that connection only. What each bad frame does is tested in broker.
 func TestGarbageOnEachPort(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, 1)
 	leader, term := c.leader("broker-a")
 	garbage := map[string]string{

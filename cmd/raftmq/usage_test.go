@@ -105,11 +105,8 @@ func TestWrongArguments(t *testing.T) {
 // Nothing listens where the name server should be: exit code 1, the address, and
 // what to do.
 func TestNoBroker(t *testing.T) {
-	free, err := freePorts(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	env := []string{"RAFTMQ_NAMESRV=" + free[0]}
+	free := ownPort(t)
+	env := []string{"RAFTMQ_NAMESRV=" + free}
 	for _, line := range []string{
 		"topic list", "topic create A", "topic describe A", "topic delete A",
 		"raft status", "raft list-peers", "raft snapshot", "raft transfer-leader --group broker-a",
@@ -117,7 +114,7 @@ func TestNoBroker(t *testing.T) {
 		"bench produce --duration 1s", "bench consume --duration 1s",
 	} {
 		t.Run(line, func(t *testing.T) {
-			r := raftmqIn(t, env, nil, strings.Fields(line)...).want(t, exitFailed, free[0], "--namesrv or RAFTMQ_NAMESRV", "raftmq dev")
+			r := raftmqIn(t, env, nil, strings.Fields(line)...).want(t, exitFailed, free, "--namesrv or RAFTMQ_NAMESRV", "raftmq dev")
 			if r.out != "" {
 				t.Errorf("printed %q", r.out)
 			}
