@@ -167,6 +167,7 @@ func TestGuardHeartbeatGate(t *testing.T) {
 
 		// p3 falls silent; r asks whether it may stand in term 6.
 		<-stands
+		synctest.Wait() // its main loop waits for the answer
 		// Then p3's heartbeat comes, late, and is about to write its term, 5.
 		stable.block.Store(true)
 		answered := make(chan error, 1)
