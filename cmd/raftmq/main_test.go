@@ -38,7 +38,7 @@ func runTests(m *testing.M) (code int, err error) {
 	}()
 	binary = filepath.Join(dir, "raftmq")
 	args := []string{"build", "-o", binary}
-	if raceEnabled {
+	if raceEnabled && long() { // several times slower
 		args = append(args, "-race")
 	}
 	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {

@@ -2,5 +2,5 @@
 
 package main
 
-// raceEnabled: the binary under test is built with the race detector too.
+// raceEnabled: in the long form the binary under test has the race detector too.
 const raceEnabled = true
