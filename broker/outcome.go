@@ -43,13 +43,15 @@ import (
 // repeat (1, 14, 16, 17, and 2 in new ones) are given only for what was not
 // stored.
 
-// Extension fields that raftmq adds to answers. Clients that do not know them
-// pass them over.
+// Extension fields of raftmq. Who does not know them passes them over.
 const (
 	// extLeader is where the leader's clients connect: "host:port".
 	extLeader = "raftmqLeader"
 	// extOutcome says "unknown" with FLUSH_DISK_TIMEOUT and FLUSH_SLAVE_TIMEOUT.
 	extOutcome = "raftmqOutcome"
+	// extRepeat says with a send that an earlier one under its UNIQ_KEY may have
+	// been stored, and that it is to be stored once, however soon it comes.
+	extRepeat = "raftmqRepeat"
 )
 
 // Done implements raftgroup.SendOp.

@@ -21,7 +21,8 @@ const (
 // one only for a Message that has none. A client that repeats by itself has got
 // no answer in time, and often has another connection; so a send is taken for
 // deliberate if it comes on the connection on which its predecessor was answered
-// OK, promptly, a moment ago. All else is left to the window of sends.
+// OK, promptly, a moment ago, and does not say that it is none (extRepeat). All
+// else is left to the window of sends.
 type repeats struct {
 	mu sync.Mutex
 	// recent are the sends answered OK in this span, older those of the one

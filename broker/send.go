@@ -33,6 +33,7 @@ type sendOp struct {
 	responder remoting.Responder
 	h         remoting.SendHeader
 	key       fsm.Key
+	repeat    bool   // the client says so
 	uniq      string // the UNIQ_KEY, of a batch the first one's
 	delay     int64  // ms
 	queue     int32  // the one the client asked for, or that was chosen
@@ -62,6 +63,7 @@ func (b *Broker) send(s *session, req *remoting.Command) {
 		op.refuse(err)
 		return
 	}
+	op.repeat = req.Ext.Get(extRepeat) == "true"
 	if err := b.writable(); err != nil {
 		op.refuse(err)
 		return
@@ -136,7 +138,7 @@ func (op *sendOp) propose(topic remoting.TopicConfig, body []byte) {
 }
 
 func (op *sendOp) deliberate() bool {
-	return op.key != fsm.Key{} && op.b.repeats.deliberate(sentKey{op.s.number, op.key}, op.started)
+	return !op.repeat && op.key != fsm.Key{} && op.b.repeats.deliberate(sentKey{op.s.number, op.key}, op.started)
 }
 
 func ownUse(topic string) error {

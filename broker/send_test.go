@@ -470,6 +470,13 @@ func TestMessageSentTwiceOnPurposeIsStoredTwice(t *testing.T) {
 	if again := dial(t, b).mustSend(message(topic, 0, remoting.PropUniqKey, "u"), "m"); again != two {
 		t.Errorf("asked again: %+v, the answer was %+v", again, two)
 	}
+	// So it does on the same connection, if it says that it is asked again.
+	resp, err := c.call(&remoting.Command{Code: remoting.SendMessageV2, Header: message(topic, 0, remoting.PropUniqKey, "u"), Body: []byte("m"),
+		Ext: remoting.Fields{{Key: extRepeat, Value: "true"}}})
+	var again remoting.SendResponse
+	if derr := again.Decode(resp); err != nil || derr != nil || again != two {
+		t.Errorf("asked again: %+v, %v, %v; the answer was %+v", again, err, derr, two)
+	}
 	if got := c.all(topic, 0); len(got) != 2 {
 		t.Errorf("%d messages", len(got))
 	}

@@ -104,7 +104,7 @@ func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueu
 		return
 	}
 	s.walk.try(peer)
-	s.attempts++
+	s.count()
 	err := conn.CallAsync(&s.req, min(s.left(), p.cfg.AttemptTimeout), func(resp *remoting.Command, err error) {
 		if judge(resp, err) == stored {
 			a.complete(s.result(peer, resp), nil)

@@ -175,13 +175,23 @@ func (s *send) attempt(ctx context.Context, p *peer) (*remoting.Command, error) 
 	if timeout <= 0 {
 		return nil, context.DeadlineExceeded
 	}
-	s.attempts++
+	s.count()
 	resp, err := s.p.c.roundTrip(ctx, conn, &s.req, timeout, s.p.dying)
 	if errors.Is(err, remoting.ErrNotSent) {
 		s.attempts--
 	}
 	return resp, err
 }
+
+// count notes that another attempt is made.
+func (s *send) count() {
+	if s.attempts > 0 || s.state.limbo {
+		s.req.Ext = repeat
+	}
+	s.attempts++
+}
+
+var repeat = remoting.Fields{{Key: extRepeat, Value: "true"}}
 
 // oneway gives the message to a connection, of any group that can be reached.
 func (s *send) oneway(ctx context.Context) error {

@@ -239,6 +239,7 @@ type sentAt struct {
 	queue  int32
 	offset int64
 	phys   int64
+	over   *remoting.Conn
 }
 
 type commit struct {
@@ -336,7 +337,7 @@ func (g *fakeGroup) put(h *remoting.SendHeader, body []byte, properties remoting
 	q.records = append(q.records, b)
 	g.phys += int64(len(b))
 	g.stored++
-	return sentAt{mq.QueueID, rec.QueueOffset, rec.PhysicalOffset}
+	return sentAt{queue: mq.QueueID, offset: rec.QueueOffset, phys: rec.PhysicalOffset}
 }
 
 // fill stores n messages with bodies "0", "1", ... in a queue.

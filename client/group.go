@@ -14,12 +14,15 @@ import (
 	"github.com/raftmq/raftmq/remoting"
 )
 
-// Extension fields that raftmq brokers add to answers.
+// Extension fields of raftmq: in answers, but for extRepeat.
 const (
 	// extLeader: where the broker group's leader is, "host:port".
 	extLeader = "raftmqLeader"
 	// extOutcome is "unknown" if a message may be stored yet; asking again under its UNIQ_KEY tells.
 	extOutcome = "raftmqOutcome"
+	// extRepeat says with a send that an earlier one under its UNIQ_KEY may have been stored, and that it is to be stored once: without it
+	// a broker takes a send that comes soon after its predecessor's OK for one that is made twice on purpose.
+	extRepeat = "raftmqRepeat"
 )
 
 // leaderTrust is how long a leader that we found by ourselves is believed in against a route that names another one all the time. A
