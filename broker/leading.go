@@ -94,6 +94,16 @@ func (b *Broker) furnish(ctx context.Context) error {
 	return nil
 }
 
+// furnished says whether the system topics are there.
+func (b *Broker) furnished() bool {
+	for _, t := range b.systemTopicConfigs() {
+		if _, ok := b.group.State().Topic(t.Name); !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // systemGroups are the consumer groups that a RocketMQ broker has from the start.
 var systemGroups = []string{remoting.GroupTools, "FILTERSRV_CONSUMER", "SELF_TEST_C_GROUP", "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL",
 	"CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", "CID_RMQ_SYS_TRANS"}

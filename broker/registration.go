@@ -50,6 +50,11 @@ func (r *registration) update() {
 	if r.registrar == nil || b.group.State().Configuration().GroupID == "" {
 		return // nobody knows yet what this is a replica of
 	}
+	if !b.furnished() {
+		// Name servers would tell clients that topics are not there, the template of
+		// new ones among them.
+		return
+	}
 	id := b.slaveID
 	if lead.Self {
 		id = 0

@@ -35,10 +35,10 @@ func TestTOPIC01And06RouteAndPermission(t *testing.T) {
 	c := dial(t, cl.leader(t))
 	c.topic("T", 8)
 	cl.queuesOf(t, "T", remoting.QueueData{ReadQueueNums: 8, WriteQueueNums: 8, Perm: 6})
-	d, err := cl.route(t, "n1", "T")
-	if err != nil || len(d.Brokers) != 1 || d.Brokers[0].Addrs[0] != cl.leader(t).addr.String() || len(d.Brokers[0].Addrs) != 3 {
-		t.Errorf("%+v: %v", d, err)
-	}
+	eventually(t, "all replicas in the route", func() bool {
+		d, err := cl.route(t, "n1", "T")
+		return err == nil && len(d.Brokers) == 1 && d.Brokers[0].Addrs[0] == cl.leader(t).addr.String() && len(d.Brokers[0].Addrs) == 3
+	})
 	c.mustSend(message("T", 0), "m")
 	for _, perm := range []int32{remoting.PermRead, remoting.PermWrite, 0} {
 		c.topic("T", 8, func(tc *remoting.TopicConfig) { tc.Perm = perm })
