@@ -19,6 +19,7 @@ import (
 	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/remoting"
 	"github.com/raftmq/raftmq/storage"
+	"github.com/raftmq/raftmq/storage/disk"
 	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
@@ -93,6 +94,13 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		return nil, fmt.Errorf("group %s: replicas.%s: %w", b.name, cfg.NodeID, err)
 	}
 	group, err := raftgroup.Open(b.groupConfig(g, nodes))
+	switch {
+	case errors.Is(err, storage.ErrForeign):
+		// Whose it is was looked at before, so it is the size.
+		err = badKey("mappedFileSizeCommitLog", "it is the same for as long as a group lives: %v", err)
+	case errors.Is(err, disk.ErrLocked):
+		err = fmt.Errorf("another process has the data directory: end it, or give this node another storePathRootDir: %w", err)
+	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}

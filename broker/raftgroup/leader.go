@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -278,12 +279,14 @@ func (g *Group) member(name string) (raft.Server, error) {
 	if err != nil {
 		return raft.Server{}, err
 	}
+	var ids []string
 	for _, s := range servers {
 		if string(s.ID) == name || isNode(string(s.ID), name) {
 			return s, nil
 		}
+		ids = append(ids, string(s.ID))
 	}
-	return raft.Server{}, fmt.Errorf("group %s has no member %q; it has %v", g.cfg.Name, name, servers)
+	return raft.Server{}, fmt.Errorf("group %s has no member %q; it has %s", g.cfg.Name, name, strings.Join(ids, ", "))
 }
 
 func (g *Group) servers() ([]raft.Server, error) {
