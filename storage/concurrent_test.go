@@ -245,7 +245,7 @@ func openDescriptors(t *testing.T) int {
 // Tens of thousands of queues share a few hundred descriptors, and idle ones cost
 // next to nothing.
 func TestManyQueues(t *testing.T) {
-	queues, messages := 1_000, 3
+	queues, messages := 2_000, 3
 	if os.Getenv("RAFTMQ_LONG") != "" {
 		queues = 40_000
 	}
