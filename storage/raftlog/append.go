@@ -98,7 +98,7 @@ func (l *Log) plan(logs []*raft.Log) (parts [][]*raft.Log, spares int) {
 	return parts, spares
 }
 
-// appendPart writes entries into one segment, with one write and one sync.
+// appendPart writes entries into one segment, with one sync.
 func (l *Log) appendPart(logs []*raft.Log) error {
 	var size int64
 	for _, log := range logs {
@@ -110,20 +110,16 @@ func (l *Log) appendPart(logs []*raft.Log) error {
 		}
 	}
 	tail := l.tail()
-	start := tail.end
-	l.buf = slices.Grow(l.buf[:0], int(size))
-	added := l.encode(logs, tail)
-	if _, err := tail.file.WriteAt(l.buf, start); err != nil {
+	added, err := l.write(logs, tail, size)
+	if err != nil {
 		return err
 	}
-	l.stats.writes.Add(1)
-	l.stats.bytes.Add(int64(len(l.buf)))
 	if l.opts.Flush == SyncFlush {
 		if err := l.sync(tail.file); err != nil {
 			return err
 		}
 	}
-	l.publish(logs, tail, added)
+	l.publish(logs, tail, added, size)
 	if cap(l.buf) > keepBuffer {
 		l.buf = nil
 	}
@@ -133,20 +129,40 @@ func (l *Log) appendPart(logs []*raft.Log) error {
 // keepBuffer is how large a buffer is kept for the next batch.
 const keepBuffer = 8 << 20
 
-// encode makes the frames of entries, to be written at the tail's end, in l.buf,
-// which is empty, and says where they are.
-func (l *Log) encode(logs []*raft.Log, tail *segment) []entry {
-	l.added = l.added[:0]
+// write writes the frames of entries at the tail's end and says where they are.
+// The disk begins with the first of a large batch while the next ones are made.
+func (l *Log) write(logs []*raft.Log, tail *segment, size int64) ([]entry, error) {
+	l.added, l.buf = l.added[:0], slices.Grow(l.buf[:0], int(min(size, writeChunk)))
 	f := frame{epoch: tail.epoch, synced: l.syncedTo(), prevCRC: l.lastCRC}
-	for _, log := range logs {
+	off := tail.end
+	for i, log := range logs {
 		f.typ, f.index, f.term, f.appended = log.Type, log.Index, log.Term, encodeTime(log.AppendedAt)
-		f.at = tail.at(tail.end + int64(len(l.buf)))
+		f.at = tail.at(off + int64(len(l.buf)))
 		l.buf = appendFrame(l.buf, l.seed, &f, log.Data, log.Extensions)
 		l.added = append(l.added, entry{off: uint32(f.at.off), crc: f.crc})
 		f.prevCRC = f.crc
+		last := i == len(logs)-1
+		if !last && len(l.buf) < writeChunk {
+			continue
+		}
+		if _, err := tail.file.WriteAt(l.buf, off); err != nil {
+			return nil, err
+		}
+		l.stats.writes.Add(1)
+		l.stats.bytes.Add(int64(len(l.buf)))
+		if !last && l.opts.Flush == SyncFlush {
+			if err := tail.file.StartWriteback(off, int64(len(l.buf))); err != nil {
+				return nil, err
+			}
+		}
+		off += int64(len(l.buf))
+		l.buf = l.buf[:0]
 	}
-	return l.added
+	return l.added, nil
 }
+
+// writeChunk is how much of a batch is written at a time: most batches are less.
+const writeChunk = 512 << 10
 
 func (l *Log) syncedTo() position {
 	l.mu.RLock()
@@ -154,8 +170,8 @@ func (l *Log) syncedTo() position {
 	return l.synced
 }
 
-// publish shows readers the entries that l.buf holds.
-func (l *Log) publish(logs []*raft.Log, tail *segment, added []entry) {
+// publish shows readers entries that were written, of this size in all.
+func (l *Log) publish(logs []*raft.Log, tail *segment, added []entry, size int64) {
 	last := logs[len(logs)-1]
 	l.lastCRC = added[len(added)-1].crc
 	l.mu.Lock()
@@ -167,7 +183,7 @@ func (l *Log) publish(logs []*raft.Log, tail *segment, added []entry) {
 		tail.base = logs[0].Index
 	}
 	tail.entries = append(tail.entries, added...)
-	tail.end += int64(len(l.buf))
+	tail.end += size
 	l.last, l.lastTerm = last.Index, last.Term
 	if l.opts.Flush == SyncFlush {
 		l.synced = tail.at(tail.end)
