@@ -245,6 +245,12 @@ func (s *supervisor) run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.spread(c.Context, cl.Admin(), roles); err != nil {
+		fmt.Fprintln(c.App.Writer, "note:", err)
+	}
+	if roles, err = s.awaitLeaders(c.Context, cl.Admin()); err != nil {
+		return err
+	}
 	t := newTable("node", "pid", "group", "role", "clients", "peers", "namesrv")
 	for _, n := range s.d.Nodes {
 		for g := range len(n.Brokers) {
@@ -356,6 +362,37 @@ func (s *supervisor) awaitLeaders(ctx context.Context, a *client.Admin) (map[str
 		}
 	}
 }
+
+// spread gives each group's leadership to another node, so that none idles.
+func (s *supervisor) spread(ctx context.Context, a *client.Admin, roles map[string]string) error {
+	ctx, cancel := context.WithTimeout(ctx, spreadTimeout)
+	defer cancel()
+	for g := range len(s.d.Nodes[0].Brokers) {
+		name, home := groupName(g), s.d.Nodes[g%len(s.d.Nodes)]
+		if roles[name+home.ID] == "leader" {
+			continue
+		}
+		for _, n := range s.d.Nodes {
+			if roles[name+n.ID] != "leader" {
+				continue
+			}
+			if err := a.RaftTransfer(ctx, n.Brokers[name], home.ID); err != nil {
+				return fmt.Errorf("%s still leads %s, %s was to: %w", n.ID, name, home.ID, err)
+			}
+		}
+		for now := roles; now[name+home.ID] != "leader"; now, _ = s.roles(ctx, a) {
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("%s does not lead %s yet: %w", home.ID, name, ctx.Err())
+			}
+		}
+	}
+	return nil
+}
+
+// spreadTimeout bounds what is done for the sake of evenness.
+const spreadTimeout = 5 * time.Second
 
 // watch says what happens, until the command is to end.
 func (s *supervisor) watch(c *cli.Context, a *client.Admin, roles map[string]string) {

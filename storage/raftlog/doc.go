@@ -6,7 +6,8 @@
 // A log is a directory of segments, files of one size, zero-filled before they
 // are used and used again when the log no longer needs them: a sync of entries
 // changes no metadata, and costs one trip to the disk. Entries are frames, one
-// behind the other; a batch is one write and one sync, in one segment. The next
+// behind the other; a batch is one write, or a few if it is large, and one sync, in
+// one segment. The next
 // segment is made, or an old one made ready, ahead of need. So old whole frames
 // lie behind the log's end, and everything below is about telling them, and
 // pieces of batches that never were acknowledged, from the log.
