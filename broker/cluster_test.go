@@ -62,8 +62,11 @@ func newCluster(root string, n int, tweak func(*Config)) (*testCluster, error) {
 		StorePathRootDir:        root,
 		MappedFileSizeCommitLog: 16 << 20, RaftSegmentSize: 16 << 20, DiskReserve: 1 << 20,
 	}
+	// One alone has nobody to wait for. Several in one process, beside other tests,
+	// are slow to answer at times, and are not to lose their leader for that.
+	c.cfg.ElectionTimeout = Duration(time.Second)
 	if n == 1 {
-		c.cfg.ElectionTimeout = Duration(50 * time.Millisecond) // it has nobody to wait for
+		c.cfg.ElectionTimeout = Duration(50 * time.Millisecond)
 	}
 	for i := range n {
 		id := fmt.Sprintf("n%d", i+1)

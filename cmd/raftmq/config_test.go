@@ -144,7 +144,7 @@ func TestForeignDirectories(t *testing.T) {
 		})
 	}
 	t.Run("another segment size", func(t *testing.T) {
-		raftmq(t, append(c.args("n1"), "--set", "mappedFileSizeCommitLog=32MiB")...).want(t, exitFailed, own, "33554432", "16777216")
+		raftmq(t, append(c.args("n1"), "--set", "mappedFileSizeCommitLog=32MiB")...).want(t, exitUsage, "mappedFileSizeCommitLog", own, "33554432", "16777216")
 	})
 	t.Run("no identity", func(t *testing.T) {
 		if err := os.Rename(identity, identity+".away"); err != nil {
