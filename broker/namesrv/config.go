@@ -33,8 +33,9 @@ type Broker struct {
 
 // Config configures a Service. The zero value is the defaults.
 type Config struct {
-	// Expect are the brokers that will register. Once all have, the service is
-	// ready. If there are none, only WaitForService makes it so.
+	// Expect are the brokers that will register. Once all have, or the leader of
+	// their raft group has for them, the service is ready. If there are none, only
+	// WaitForService makes it so.
 	Expect []Broker
 	// WaitForService is how long after its start a service that misses expected
 	// brokers does not say TopicNotExist. Default: 45 s. Negative: not at all.

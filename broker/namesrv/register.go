@@ -2,6 +2,7 @@ package namesrv
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -34,6 +35,10 @@ func (s *Service) handleRegister(req *remoting.Command) (*remoting.Command, erro
 	a := s.table.admit(time.Now(), r)
 	if a.refused == nil {
 		delete(s.missing, Broker{r.BrokerName, r.BrokerAddr})
+		if r.raft != "" && r.BrokerID == 0 && !a.ignored {
+			// The leader knows all that the others could tell (R4).
+			maps.DeleteFunc(s.missing, func(b Broker, _ bool) bool { return b.Name == r.BrokerName })
+		}
 	}
 	allThere := len(s.missing) == 0 && len(s.cfg.Expect) > 0
 	var body []byte

@@ -198,7 +198,7 @@ func TestReadyByExpectation(t *testing.T) {
 		w := newWire()
 		s := w.serve(t, "ns:1", Config{Expect: []Broker{{"broker-a", "a:1"}, {"broker-a", "b:1"}}})
 		c := w.client(t, "ns:1")
-		c.want(remoting.Success, reg{addr: "b:1", raft: "g", topics: "T"}.request("json"))
+		c.want(remoting.Success, reg{id: 2, addr: "b:1", raft: "g", topics: "T"}.request("json"))
 		c.want(remoting.Success, reg{id: 3, addr: "x:1", raft: "g", topics: "T"}.request("json"))
 		c.want(remoting.SystemError, reg{addr: "a:1", raft: "other"}.request("json")) // refused: not there
 		c.want(remoting.Success, reg{id: 3, addr: "x:1", raft: "g", topics: "T"}.request("json"))
@@ -218,6 +218,22 @@ func TestReadyByExpectation(t *testing.T) {
 			t.Errorf("when all have left: code %d", code)
 		}
 	})
+}
+
+// TestReadyByLeaders: the leader of a raft group knows what its members do, so one
+// that is down is not waited for. RocketMQ's master does not speak for its slaves.
+func TestReadyByLeaders(t *testing.T) {
+	for _, raft := range []string{"g", ""} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWire()
+			s := w.serve(t, "ns:1", Config{Expect: []Broker{{"broker-a", "a:1"}, {"broker-a", "b:1"}}})
+			c := w.client(t, "ns:1")
+			c.want(remoting.Success, reg{addr: "b:1", raft: raft, topics: "T"}.request("json"))
+			if s.Ready() != (raft != "") {
+				t.Errorf("group %q: ready: %t", raft, s.Ready())
+			}
+		})
+	}
 }
 
 // TestStandInEnds: a cached route with a stand-in ends with it.
