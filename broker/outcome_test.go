@@ -211,8 +211,11 @@ func TestDiskReserveRefusesSendsUntilThereIsRoom(t *testing.T) {
 		t.Skipf("only %d bytes of disk are free", usage.Free)
 	}
 	cl := startCluster(t, 1, func(c *Config) { c.DiskReserve = ByteSize(usage.Free - margin) })
-	c := dial(t, cl.leader(t))
+	b := cl.leader(t)
+	term := b.group.Leadership().Term
+	c := dial(t, b)
 	c.topic("T", 1)
+	c.group("g")
 	c.mustSend(message("T", 0), "m")
 
 	filler, err := os.Create(filepath.Join(t.TempDir(), "filler"))
@@ -235,6 +238,21 @@ func TestDiskReserveRefusesSendsUntilThereIsRoom(t *testing.T) {
 	before := len(c.all("T", 0)) // reads go on
 	if _, err := c.send(message("T", 0), "refused"); err == nil {
 		t.Error("a full disk takes a message")
+	}
+	// What else consumers and tools send is refused as well, and deposes nobody;
+	// but what makes room goes through.
+	wantCode(t, c.commit("g", "T", 0, 1), remoting.ServiceNotAvailable)
+	topic := ownTopic("U", 1)
+	_, err = c.ask(remoting.UpdateAndCreateTopic, &topic)
+	wantCode(t, err, remoting.ServiceNotAvailable)
+	if _, err := c.offset("g", "T", 0); err != nil {
+		t.Errorf("a committed offset can't be read: %v", err)
+	}
+	if _, err := b.group.Trim(t.Context(), 0); err != nil {
+		t.Errorf("a trim is refused: %v", err)
+	}
+	if now := b.group.Leadership(); now.Term != term || !now.Self {
+		t.Errorf("a full disk has cost the leader its term %d: %+v", term, now)
 	}
 	if err := filler.Truncate(0); err != nil {
 		t.Fatal(err)

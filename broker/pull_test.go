@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 )
 
@@ -27,7 +26,7 @@ func trimmed(t testing.TB) (c *testClient, first, end int64) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	if _, err := b.group.Propose(ctx, fsm.Trim(1<<20)); err != nil {
+	if _, err := b.group.Trim(ctx, 1<<20); err != nil {
 		t.Fatal(err)
 	}
 	first, err := b.queue("T", 0).Min()

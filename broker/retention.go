@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 	"github.com/raftmq/raftmq/storage"
 )
@@ -94,7 +93,7 @@ func (r *retention) trim(ctx context.Context) {
 	r.b.logger.Info("trimming the CommitLog", "from", store.Min(), "to", to, "disk used %", int(r.usage), "forced", force)
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if _, err := r.b.group.Propose(ctx, fsm.Trim(to)); err != nil {
+	if _, err := r.b.group.Trim(ctx, to); err != nil {
 		r.b.logger.Warn("the CommitLog was not trimmed", "error", err)
 	}
 }

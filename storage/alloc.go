@@ -233,7 +233,14 @@ func (s *Store) allocateFile(label disk.Label, name string, size int64) (disk.Fi
 // segment could not be made or less than Options.Reserve is free, or why the
 // store takes nothing at all (Err). It is cheap, and is to be asked before
 // entries are put into the raft log: once they are there, Write must succeed.
-func (s *Store) Room() error {
+func (s *Store) Room() error { return s.room(s.opts.Reserve) }
+
+// RoomForState is Room for entries that carry no messages and must go through
+// when there is no room for others: a leader's first one, and a trim. They may
+// use half the reserve.
+func (s *Store) RoomForState() error { return s.room(s.opts.Reserve / 2) }
+
+func (s *Store) room(reserve int64) error {
 	if err := s.Err(); err != nil {
 		return err
 	}
@@ -249,8 +256,8 @@ func (s *Store) Room() error {
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
-	if usage.Free < uint64(s.opts.Reserve) {
-		return fmt.Errorf("%w: %d bytes are free at %s, %d are kept in reserve", ErrNoSpace, usage.Free, s.dir, s.opts.Reserve)
+	if usage.Free < uint64(reserve) {
+		return fmt.Errorf("%w: %d bytes are free at %s, %d are kept in reserve", ErrNoSpace, usage.Free, s.dir, reserve)
 	}
 	return nil
 }

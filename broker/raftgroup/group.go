@@ -104,7 +104,7 @@ func (g *Group) openFiles() error {
 	}
 	g.log, err = raftlog.Open(cfg.FS, path.Join(raftDir, "log"), raftlog.Options{
 		Create: create, SegmentBytes: cfg.RaftSegmentSize, FreeSegments: int(cfg.SnapshotBytes/cfg.RaftSegmentSize) + 2,
-		Flush: cfg.Flush, BootID: cfg.BootID, Room: g.room, Logger: g.logger,
+		Flush: cfg.Flush, BootID: cfg.BootID, Room: g.roomForState, Logger: g.logger,
 	})
 	if err != nil {
 		return err
@@ -173,7 +173,7 @@ func (g *Group) start(l *life) {
 	cfg := &g.cfg
 	g.proposer = newProposer(proposerConfig{
 		raft: g, now: g.clock.read, storeHost: cfg.ClientAddress, pending: g.log.Pending,
-		room:       g.room,
+		room:       g.store.Room,
 		batchBytes: cfg.BatchBytes, maxEntry: cfg.MaxEntry, maxBytes: cfg.MaxPending, maxInflight: cfg.MaxInflight,
 		enqueue: enqueueTimeout, slaveTimeout: cfg.SlaveTimeout, flushTimeout: cfg.FlushTimeout,
 	})
@@ -241,12 +241,14 @@ func (g *Group) holds(index, term uint64) bool {
 	return g.log.GetLog(index, &l) == nil && l.Term == term
 }
 
-// room refuses entries that apply would find no room for.
-func (g *Group) room() error {
+// roomForState refuses entries that apply would find no room for. The raft log
+// asks it: a leader that is refused stops leading, so what can wait was refused
+// before, by Store.Room, which leaves more to spare.
+func (g *Group) roomForState() error {
 	if g.store == nil {
 		return nil
 	}
-	return g.store.Room()
+	return g.store.RoomForState()
 }
 
 func (g *Group) unitOf(record []byte) (storage.QueueID, int64, storage.Unit, bool) {

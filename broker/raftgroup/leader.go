@@ -175,6 +175,22 @@ func (g *Group) Propose(ctx context.Context, command []byte) (fsm.Status, error)
 	if !g.Leadership().Self {
 		return 0, ErrNotLeader
 	}
+	return g.proposeIf(ctx, g.store.Room, command)
+}
+
+// Trim is Propose for a trim, which is let through when there is no room for
+// other commands: it makes some.
+func (g *Group) Trim(ctx context.Context, to int64) (fsm.Status, error) {
+	if !g.Leadership().Self {
+		return 0, ErrNotLeader
+	}
+	return g.proposeIf(ctx, g.store.RoomForState, fsm.Trim(to))
+}
+
+func (g *Group) proposeIf(ctx context.Context, room func() error, command []byte) (fsm.Status, error) {
+	if room() != nil {
+		return 0, ErrNoRoom
+	}
 	r, err := g.apply(ctx, command)
 	if err != nil {
 		return 0, err
@@ -190,6 +206,9 @@ func (g *Group) Propose(ctx context.Context, command []byte) (fsm.Status, error)
 func (g *Group) Deliver(ctx context.Context, command []byte) ([]fsm.Result, error) {
 	if !g.Leadership().Self {
 		return nil, ErrNotLeader
+	}
+	if g.store.Room() != nil {
+		return nil, ErrNoRoom
 	}
 	return g.apply(ctx, command)
 }

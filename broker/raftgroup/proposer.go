@@ -196,7 +196,7 @@ func (p *proposer) gathering() time.Duration {
 	if p.open == nil || p.told <= len(p.open.ops)/3 {
 		return 0
 	}
-	wait := time.Until(p.gather)
+	wait := min(time.Until(p.gather), gatherTime-time.Since(p.open.born))
 	if wait <= 0 {
 		p.told = 0 // they have gone
 	}
