@@ -33,7 +33,7 @@ func parseDelayLevels(text string) ([]time.Duration, error) {
 // schedule turns a record into one that waits in the schedule topic until its
 // delay level has passed. Where it belongs is kept in its properties.
 func (b *Broker) schedule(r *remoting.Record, p remoting.Properties, level int, delay *int64) remoting.Properties {
-	level = min(level, len(b.node.delays))
+	level = min(max(level, 1), len(b.node.delays))
 	*delay = b.node.delays[level-1].Milliseconds()
 	p = p.AppendExcept(nil, remoting.PropRealTopic, remoting.PropRealQueueID)
 	p = remoting.AppendProperty(p, remoting.PropRealTopic, r.Topic)
@@ -42,7 +42,8 @@ func (b *Broker) schedule(r *remoting.Record, p remoting.Properties, level int, 
 	return p
 }
 
-// unschedule is the reverse, for a record that is due.
+// unschedule is the reverse, for a record that is due. The physical offset stays
+// that of where it waited, which a deliver command has to say.
 func unschedule(v remoting.RecordView) (remoting.Record, error) {
 	r := v.Record()
 	topic := r.Properties.Get(remoting.PropRealTopic)

@@ -76,6 +76,18 @@ func (w *wanted) level() int {
 	return max(0, n)
 }
 
+// messageKey identifies a message for the window of sends. A copy in a retry or
+// dead letter topic is that of one stored message, of several that may have one
+// UNIQ_KEY.
+func messageKey(topic string, reconsumeTimes int32, uniq string, p remoting.Properties) fsm.Key {
+	if strings.HasPrefix(topic, remoting.RetryPrefix) || strings.HasPrefix(topic, remoting.DLQPrefix) {
+		if origin, ok := p.Lookup(remoting.PropOriginMessageID); ok {
+			return fsm.SendKey(topic, reconsumeTimes, []byte(uniq), []byte(origin))
+		}
+	}
+	return fsm.SendKey(topic, reconsumeTimes, []byte(uniq))
+}
+
 // prepareMessage makes the record of a single message.
 func (op *sendOp) prepareMessage(dedup bool) error {
 	w := scanProperties(op.h.Properties)
@@ -94,7 +106,7 @@ func (op *sendOp) prepareMessage(dedup bool) error {
 		op.uniq = op.b.node.uniq.Next()
 		p = remoting.AppendProperty(p, remoting.PropUniqKey, op.uniq)
 	} else if dedup {
-		op.key = fsm.SendKey(op.h.Topic, op.h.ReconsumeTimes, []byte(w.uniq))
+		op.key = messageKey(op.h.Topic, op.h.ReconsumeTimes, w.uniq, remoting.Properties(op.h.Properties))
 	}
 	if level > 0 {
 		p = op.b.schedule(&op.record, p, level, &op.delay)

@@ -20,7 +20,7 @@ func (b *Broker) viewMessage(_ context.Context, _ *session, req *remoting.Comman
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
-	v, err := b.record(h.Offset)
+	v, err := b.message(h.Offset)
 	if err != nil {
 		return answer{}, remoting.Errorf(remoting.SystemError, "no message at physical offset %d of %s: %v", h.Offset, b.name, err)
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -32,6 +33,25 @@ func (b *Broker) record(phys int64) (v remoting.RecordView, err error) {
 		return v, fmt.Errorf("%w: no record begins at %d", storage.ErrCorrupt, phys)
 	}
 	return v, nil
+}
+
+// message reads a message at a physical offset that a client has named. The
+// bytes there may look like a record and be part of a body: only what a queue
+// points to is a message.
+func (b *Broker) message(phys int64) (v remoting.RecordView, err error) {
+	if v, err = b.record(phys); err != nil {
+		return v, err
+	}
+	if q := b.queue(v.Topic(), v.QueueID()); q != nil && v.QueueOffset() >= 0 {
+		units, err := q.Units(v.QueueOffset(), 1, nil)
+		if err == nil && len(units) == 1 && units[0].Phys == phys {
+			return v, nil
+		}
+		if err != nil && !errors.Is(err, storage.ErrTrimmed) {
+			return v, err
+		}
+	}
+	return v, fmt.Errorf("%w: no message of a topic begins at %d", storage.ErrCorrupt, phys)
 }
 
 // storeTime is when the record at a physical offset was stored.

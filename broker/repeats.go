@@ -8,9 +8,14 @@ import (
 )
 
 const (
-	// repeatSpan is how long after an OK the same message on the same connection
-	// counts as sent again on purpose.
-	repeatSpan = time.Second
+	// repeatSpan is for how long after a send began the same message on the same
+	// connection counts as sent again on purpose: less than the 3 s that stock
+	// clients wait for an answer before they repeat by themselves, if they are not
+	// told otherwise.
+	repeatSpan = 2400 * time.Millisecond
+	// promptly is within what time it must have been answered OK for that: a
+	// client that waits less may have stopped waiting.
+	promptly = time.Second
 	// maxRecent bounds the OKs that are remembered per span. What is beyond it
 	// can't be repeated on purpose.
 	maxRecent = 1 << 18
@@ -26,8 +31,8 @@ const (
 type repeats struct {
 	mu sync.Mutex
 	// recent are the sends answered OK in this span, older those of the one
-	// before, with the time of the answer since epoch: the collector need not
-	// look into them.
+	// before, with the time they began since epoch: the collector need not look
+	// into them.
 	recent, older map[sentKey]time.Duration
 	since, epoch  time.Time
 }
@@ -40,14 +45,14 @@ type sentKey struct {
 
 // wrote notes that a send, begun at a time, is answered OK now.
 func (r *repeats) wrote(k sentKey, begun, now time.Time) {
-	if now.Sub(begun) > repeatSpan {
-		return // its client may have stopped waiting
+	if now.Sub(begun) > promptly {
+		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.turn(now)
 	if len(r.recent) < maxRecent {
-		r.recent[k] = now.Sub(r.epoch)
+		r.recent[k] = begun.Sub(r.epoch)
 	}
 }
 

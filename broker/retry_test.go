@@ -191,3 +191,61 @@ func TestDELAY05OverLeaderChanges(t *testing.T) {
 		}
 	}
 }
+
+// Two stored messages with one UNIQ_KEY, a Message object that was sent twice, and
+// one in another topic: each comes again.
+func TestRetriesOfMessagesWithOneUniqKey(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 1, levels("1s 1s 1s 1s"))
+	c := dial(t, cl.leader(t))
+	c.topic("T", 1)
+	c.topic("U", 1)
+	c.beat("id", consumer("g", "T", "*"))
+	c.mustSend(message("T", 0, remoting.PropUniqKey, "u"), "first")
+	c.mustSend(message("T", 0, remoting.PropUniqKey, "u"), "second")
+	c.mustSend(message("U", 0, remoting.PropUniqKey, "u"), "other topic")
+	for _, v := range append(c.all("T", 0), c.all("U", 0)...) {
+		c.must(remoting.ConsumerSendMsgBack, sendBackOf("g", v, 0))
+		c.must(remoting.ConsumerSendMsgBack, sendBackOf("g", v, 0)) // asked again
+		// The client's own copy, as when the answer was lost.
+		h := message(remoting.RetryTopic("g"), 0, remoting.PropUniqKey, "u", remoting.PropOriginMessageID, v.OffsetMsgID(), remoting.PropDelay, "1")
+		h.ReconsumeTimes = 1
+		c.mustSend(h, string(v.Body()))
+	}
+	got := bodiesOf(c.arrived(remoting.RetryTopic("g"), 0, 3))
+	slices.Sort(got)
+	if !slices.Equal(got, []string{"first", "other topic", "second"}) {
+		t.Errorf("came again: %q", got)
+	}
+}
+
+func TestAbsurdReconsumeTimes(t *testing.T) {
+	t.Parallel()
+	c := dial(t, shared(t))
+	topic, group := named(t), "g"+named(t)
+	c.topic(topic, 1)
+	c.group(group)
+	for _, times := range []int32{-1, maxReconsumeTimes + 1, 1<<31 - 1} {
+		h := message(topic, 0)
+		h.ReconsumeTimes = times
+		_, err := c.send(h, "m")
+		wantCode(t, err, remoting.InvalidParameter)
+	}
+	h := message(topic, 0)
+	h.ReconsumeTimes = maxReconsumeTimes
+	c.mustSend(h, "m")
+	// For as long as a client likes: it is dead, and stays so.
+	v := c.all(topic, 0)[0]
+	for i := range 3 {
+		c.must(remoting.ConsumerSendMsgBack, sendBackOf(group, v, int32(i)))
+		v = c.arrived(remoting.DLQTopic(group), 0, i+1)[i]
+	}
+	// Levels that are none count for the nearest, in the record, too.
+	b := shared(t)
+	r, delay := v.Record(), int64(0)
+	for _, level := range []int{-1 << 31, -1, 0} {
+		if b.schedule(&r, nil, level, &delay); delay != 1000 || r.QueueID != 0 {
+			t.Errorf("level %d: %d ms, queue %d", level, delay, r.QueueID)
+		}
+	}
+}

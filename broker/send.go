@@ -19,6 +19,9 @@ import (
 // properties.
 const recordOverhead = 128
 
+// maxReconsumeTimes is more often than anything can have been consumed again.
+const maxReconsumeTimes = 1 << 20
+
 // sendOp is one send on its way: SEND_MESSAGE (10), SEND_MESSAGE_V2 (310) or
 // SEND_BATCH_MESSAGE (320). What it is answered with is in outcome.go.
 //
@@ -158,8 +161,8 @@ func (op *sendOp) prepare(topic remoting.TopicConfig, body []byte) error {
 		return remoting.Errorf(remoting.MessageIllegal, "topic of %d bytes, the limit is %d", len(h.Topic), remoting.MaxTopicName)
 	case h.QueueID >= max(topic.ReadQueueNums, topic.WriteQueueNums):
 		return remoting.Errorf(remoting.InvalidParameter, "queueId %d: the topic %s has %d queues to write", h.QueueID, h.Topic, topic.WriteQueueNums)
-	case h.ReconsumeTimes < 0:
-		return remoting.Errorf(remoting.InvalidParameter, "reconsumeTimes is %d", h.ReconsumeTimes)
+	case h.ReconsumeTimes < 0 || h.ReconsumeTimes > maxReconsumeTimes:
+		return remoting.Errorf(remoting.InvalidParameter, "reconsumeTimes is %d, want 0 to %d", h.ReconsumeTimes, maxReconsumeTimes)
 	case int64(len(body)) > int64(b.cfg.MaxMessageSize):
 		return remoting.Errorf(remoting.MessageIllegal, "body of %d bytes, the limit is %d (maxMessageSize)", len(body), int64(b.cfg.MaxMessageSize))
 	case h.SysFlag&remoting.SysFlagInnerBatch != 0:

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"strconv"
 
@@ -15,7 +16,7 @@ import (
 // not consume comes again later, to its group only, or goes to the group's dead
 // letters. The copy is one entry of the log, so it is there or it is not; asked
 // twice for one message and count of tries, it is made once, also if the client
-// has sent the copy itself meanwhile.
+// has sent the copy itself meanwhile and names the same origin.
 func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {
 	var h remoting.SendBackRequest
 	if err := h.Decode(req); err != nil {
@@ -31,12 +32,12 @@ func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command
 	if group.RetryQueueNums <= 0 {
 		return answer{}, nil // as RocketMQ: the group wants no retries
 	}
-	v, err := b.record(h.Offset)
+	v, err := b.message(h.Offset)
 	if err != nil {
 		return answer{}, remoting.Errorf(remoting.SystemError, "the message at physical offset %d can't be read: %v", h.Offset, err)
 	}
 	level := int(h.DelayLevel)
-	if v.ReconsumeTimes() >= retryLimit(group, h.MaxReconsumeTimes, req.Version) {
+	if v.ReconsumeTimes() < 0 || v.ReconsumeTimes() >= retryLimit(group, h.MaxReconsumeTimes, req.Version) {
 		level = -1
 	}
 	topic, err := b.returnTopic(ctx, group, level < 0)
@@ -95,11 +96,13 @@ func (b *Broker) returned(v remoting.RecordView, topic remoting.TopicConfig, lev
 	}
 	p = remoting.AppendProperty(p, remoting.PropWait, "false")
 	r.Topic, r.QueueID, r.StoreHost = topic.Name, 0, b.addr
-	r.ReconsumeTimes++
+	if r.ReconsumeTimes < math.MaxInt32 {
+		r.ReconsumeTimes++
+	}
 	r.PreparedTransactionOffset = 0
 	r.SysFlag &^= remoting.SysFlagTransaction
 	if uniq, ok := p.Lookup(remoting.PropUniqKey); ok {
-		op.key = fsm.SendKey(r.Topic, r.ReconsumeTimes, uniq)
+		op.key = messageKey(r.Topic, r.ReconsumeTimes, string(uniq), p)
 	}
 	if level < 0 {
 		p = remoting.AppendProperty(p, remoting.PropDelay, "0")
