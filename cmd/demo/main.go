@@ -27,6 +27,9 @@ import (
 const (
 	topicName = "Demo"
 	groupName = "demo_consumers"
+
+	// electionLimit is how long the group may be without a leader.
+	electionLimit = 15 * time.Second
 )
 
 type options struct {
@@ -175,48 +178,76 @@ func startCluster(ctx context.Context, o options) (*cluster, error) {
 
 // await waits until the cluster is described and has a leader.
 func (c *cluster) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	return until(ctx, time.Minute, "the cluster has no leader", func() error {
+		text, err := os.ReadFile(filepath.Join(c.dir, "cluster.json"))
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(text, c); err != nil {
+			return err
+		}
+		c.leader, err = c.leads(ctx)
+		return err
+	})
+}
+
+// awaitLeader waits for the end of an election.
+func (c *cluster) awaitLeader(ctx context.Context) (id string, err error) {
+	err = until(ctx, electionLimit, "the group has no leader", func() error {
+		id, err = c.leads(ctx)
+		return err
+	})
+	return id, err
+}
+
+// until repeats what fails, until it succeeds or the time is over.
+func until(ctx context.Context, limit time.Duration, what string, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		text, err := os.ReadFile(filepath.Join(c.dir, "cluster.json"))
+		err := do()
 		if err == nil {
-			if err = json.Unmarshal(text, c); err != nil {
-				return err
-			}
-			if c.leader, err = c.leads(ctx); err == nil {
-				return nil
-			}
+			return nil
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("the cluster has no leader: %w", err)
+			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
 }
 
 // leads asks the name service who leads.
-func (c *cluster) leads(ctx context.Context) (string, error) {
+func (c *cluster) leads(ctx context.Context) (id string, err error) {
+	err = c.ask(func(a *client.Admin) error {
+		addrs, err := a.Replicas(ctx, "broker-a")
+		if err != nil {
+			return err
+		}
+		for _, addr := range addrs {
+			s, err := a.RaftStatus(ctx, addr)
+			if err == nil && s.ServerID == s.Leader {
+				id = s.Node
+				return nil
+			}
+		}
+		return errors.New("no replica leads")
+	})
+	return id, err
+}
+
+// ask asks the cluster with a client of its own.
+func (c *cluster) ask(question func(*client.Admin) error) error {
 	cl, err := client.New(client.Config{NameServers: c.Namesrv})
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		cl.Close(ctx) // it only asked
 	}()
-	addrs, err := cl.Admin().Replicas(ctx, "broker-a")
-	if err != nil {
-		return "", err
-	}
-	for _, addr := range addrs {
-		s, err := cl.Admin().RaftStatus(ctx, addr)
-		if err == nil && s.ServerID == s.Leader {
-			return s.Node, nil
-		}
-	}
-	return "", errors.New("no replica leads")
+	return question(cl.Admin())
 }
 
 func (c *cluster) node(id string) *node {
@@ -233,7 +264,7 @@ func (c *cluster) node(id string) *node {
 func (c *cluster) script(lines int) []event {
 	return []event{
 		{at: lines * 4 / 10, do: func(ctx context.Context) error {
-			id, err := c.leads(ctx)
+			id, err := c.awaitLeader(ctx)
 			if err != nil {
 				return err
 			}
@@ -243,6 +274,10 @@ func (c *cluster) script(lines int) []event {
 			return syscall.Kill(n.Pid, syscall.SIGKILL)
 		}},
 		{at: lines * 7 / 10, do: func(ctx context.Context) error {
+			now, err := c.awaitLeader(ctx)
+			if err != nil {
+				return err
+			}
 			n := c.node(c.leader)
 			log, err := os.OpenFile(n.Log, os.O_WRONLY|os.O_APPEND, 0)
 			if err != nil {
@@ -254,12 +289,13 @@ func (c *cluster) script(lines int) []event {
 			if err := errors.Join(c.revived.Start(), log.Close()); err != nil {
 				return err
 			}
-			now, err := c.leads(ctx)
-			if err != nil {
-				return err
-			}
 			fmt.Printf("after %d lines: %s leads; %s is started again, pid %d\n", lines*7/10, now, n.ID, c.revived.Process.Pid)
-			return nil
+			return until(ctx, electionLimit, n.ID+" does not come up; see "+n.Log, func() error {
+				return c.ask(func(a *client.Admin) error {
+					_, err := a.RaftStatus(ctx, n.Brokers["broker-a"])
+					return err
+				})
+			})
 		}},
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -61,27 +63,50 @@ func newCPUMeter(file string) (*cpuMeter, error) {
 // clockTick is the unit of CPU times in /proc: 1/100 s on every Linux.
 const clockTick = 10 * time.Millisecond
 
-// read is the CPU time used so far.
-func (m *cpuMeter) read() (time.Duration, error) {
-	var sum time.Duration
-	for _, pid := range m.pids {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// read is the CPU time used so far. A process that is gone, as one of a node that
+// was started again, is left out from then on, with a note.
+func (m *cpuMeter) read() (map[int]time.Duration, error) {
+	used := map[int]time.Duration{}
+	for _, pid := range slices.Clone(m.pids) {
+		t, err := cpuTime(pid)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			fmt.Fprintf(os.Stderr, "process %d of the cluster has ended: its CPU time is not counted\n", pid)
+			m.pids = slices.DeleteFunc(m.pids, func(p int) bool { return p == pid })
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		used[pid] = t
+	}
+	return used, nil
+}
+
+// cpuSince is what the processes of after have used since before.
+func cpuSince(before, after map[int]time.Duration) (sum time.Duration) {
+	for pid, t := range after {
+		sum += t - before[pid]
+	}
+	return sum
+}
+
+func cpuTime(pid int) (sum time.Duration, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// Behind the name, which may hold anything: state is field 3, utime 14, stime 15.
+	_, rest, ok := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat: %q", pid, text)
+	}
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
 			return 0, err
 		}
-		// Behind the name, which may hold anything: state is field 3, utime 14, stime 15.
-		_, rest, ok := strings.Cut(string(text), ") ")
-		fields := strings.Fields(rest)
-		if !ok || len(fields) < 13 {
-			return 0, fmt.Errorf("/proc/%d/stat: %q", pid, text)
-		}
-		for _, f := range fields[11:13] {
-			n, err := strconv.ParseInt(f, 10, 64)
-			if err != nil {
-				return 0, err
-			}
-			sum += time.Duration(n) * clockTick
-		}
+		sum += time.Duration(n) * clockTick
 	}
 	return sum, nil
 }
@@ -136,7 +161,7 @@ func benchProduce(c *cli.Context) error {
 			slices.Sort(m.took)
 			at := func(q float64) time.Duration { return m.took[int(q*float64(len(m.took)-1))] }
 			t.add(n, c.Int("size"), float64(len(m.took))/m.elapsed.Seconds(), at(0.5), at(0.99), at(0.999), at(1),
-				float64((after-before).Microseconds())/float64(len(m.took)), m.failed)
+				float64(cpuSince(before, after).Microseconds())/float64(len(m.took)), m.failed)
 		}
 		return nil
 	})
@@ -249,7 +274,7 @@ func benchConsume(c *cli.Context) error {
 		}
 		seconds := max(float64(last.Load()-first.Load())/float64(time.Second), 0.001)
 		mb := float64(size.Load()) / 1e6
-		t.add(n.Load(), mb, seconds, float64(n.Load())/seconds, mb/seconds, float64((after-before).Microseconds())/float64(n.Load()))
+		t.add(n.Load(), mb, seconds, float64(n.Load())/seconds, mb/seconds, float64(cpuSince(before, after).Microseconds())/float64(n.Load()))
 		return nil
 	})
 	return printRows(c, t, err)

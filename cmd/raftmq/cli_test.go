@@ -109,7 +109,10 @@ func TestProduceAndConsume(t *testing.T) {
 
 	// A line too long ends the command, and what was before it is stored.
 	r = run(strings.NewReader("short\n"+strings.Repeat("x", maxLine+10)+"\n"), "produce --topic Long")
-	r.want(t, exitFailed, "line 2", fmt.Sprint(maxLine))
+	tooLong := fmt.Sprintf("line 2 is longer than %d bytes, the limit of a message's body; nothing of it was sent", maxLine)
+	r.want(t, exitFailed, tooLong)
+	// By one byte, which the reader's buffer has room for.
+	run(strings.NewReader("short\n"+strings.Repeat("x", maxLine+1)+"\n"), "produce --topic Long").want(t, exitFailed, tooLong)
 	run(nil, "produce --topic bad/name --size 1 --count 1").want(t, exitUsage, "bad/name")
 }
 
@@ -258,6 +261,10 @@ func TestRaftAndBenchCommands(t *testing.T) {
 		t.Errorf("%v", rows)
 	}
 	run("raft status --group broker-z").want(t, exitUsage, "broker-z", "broker-a")
+	run("raft transfer-leader --group broker-a --to n1").want(t, 0, "n1 leads broker-a already", "nothing to do")
+	if r := run("raft transfer-leader --help").want(t, 0, "has to be given"); strings.Contains(r.out, "without it all") {
+		t.Errorf("%s", r.out)
+	}
 	run("raft transfer-leader --group broker-a --to n9").want(t, exitFailed, "n9", "n1")
 
 	rows = run("bench produce --senders 1,4 --duration 300ms --size 100 -o json").rows(t)

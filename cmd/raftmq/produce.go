@@ -76,13 +76,16 @@ func source(c *cli.Context) (next func() ([]byte, error), closer io.Closer, err 
 			return nil, io.EOF
 		}
 		n++
-		if lines.Scan() {
-			return append([]byte(nil), lines.Bytes()...), nil
+		more := lines.Scan()
+		switch err := lines.Err(); {
+		case errors.Is(err, bufio.ErrTooLong), len(lines.Bytes()) > maxLine:
+			return nil, fmt.Errorf("line %d is longer than %d bytes, the limit of a message's body; nothing of it was sent", n, maxLine)
+		case err != nil:
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		case !more:
+			return nil, io.EOF
 		}
-		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("line %d: %w (a line may have %d bytes)", n, err, maxLine)
-		}
-		return nil, io.EOF
+		return append([]byte(nil), lines.Bytes()...), nil
 	}, in, nil
 }
 

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -16,14 +19,15 @@ var groupFlag = &cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "b
 
 func raftCommand() *cli.Command {
 	flags := []cli.Flag{namesrvFlag, outputFlag, groupFlag}
+	oneGroup := &cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "broker `GROUP`, has to be given"}
 	return &cli.Command{
 		Name:  "raft",
 		Usage: "look at broker groups and move their leaders",
 		Subcommands: []*cli.Command{
 			{Name: "list-peers", Usage: "list the members of each group", Flags: flags, Action: raftListPeers},
 			{Name: "status", Usage: "show how each replica is", Flags: flags, Action: raftStatus},
-			{Name: "transfer-leader", Usage: "give leadership to another replica", Flags: append(slices.Clone(flags),
-				&cli.StringFlag{Name: "to", Usage: "`NODE` or server id; without it the one best fit"}), Action: raftTransfer},
+			{Name: "transfer-leader", Usage: "give leadership to another replica", Flags: []cli.Flag{namesrvFlag, outputFlag, oneGroup,
+				&cli.StringFlag{Name: "to", Usage: "`NODE` or server id; without it the one best fit"}}, Action: raftTransfer},
 			{Name: "snapshot", Usage: "have each replica take a snapshot", Flags: flags, Action: raftSnapshot},
 		},
 	}
@@ -34,6 +38,7 @@ var errNoBroker = errors.New("the name server knows no broker: is a node up, and
 // replica is one replica as the name server knows it and as it says itself.
 type replica struct {
 	group, addr string
+	node        string // "" if not known
 	status      *client.RaftStatus
 	err         error
 }
@@ -56,7 +61,9 @@ func replicas(ctx context.Context, c *cli.Context, a *client.Admin) ([]replica, 
 		}
 		for _, addr := range addrs {
 			r := replica{group: name, addr: addr}
-			r.status, r.err = a.RaftStatus(ctx, addr)
+			if r.status, r.err = a.RaftStatus(ctx, addr); r.err == nil {
+				r.node = r.status.Node
+			}
 			all = append(all, r)
 		}
 	}
@@ -107,24 +114,91 @@ func raftStatus(c *cli.Context) error {
 			return err
 		}
 		t := newTable("group", "node", "address", "state", "term", "commit", "applied", "last", "snapshot", "log end", "missing", "complete", "error")
-		failed := 0
-		for _, r := range all {
-			if r.err != nil {
-				failed++
-				t.add(r.group, "", r.addr, "unreachable", "", "", "", "", "", "", "", "", r.err.Error())
-				continue
+		failed := false
+		for _, group := range groupsOf(all) {
+			led := false
+			for _, r := range withDead(group) {
+				if r.err != nil {
+					failed = true
+					t.add(r.group, r.node, r.addr, "unreachable", "", "", "", "", "", "", "", "", r.err.Error())
+					continue
+				}
+				s := r.status
+				t.add(r.group, r.node, r.addr, s.State, s.Term, s.CommitIndex, s.AppliedIndex, s.LastIndex, s.Snapshot, s.CommitLogEnd, s.Missing, s.Complete, s.Failure)
+				failed = failed || s.Failure != ""
+				led = led || s.ServerID == s.Leader
 			}
-			s := r.status
-			t.add(r.group, s.Node, r.addr, s.State, s.Term, s.CommitIndex, s.AppliedIndex, s.LastIndex, s.Snapshot, s.CommitLogEnd, s.Missing, s.Complete, s.Failure)
-			if s.Failure != "" {
-				failed++
+			if !led {
+				failed = true
+				fmt.Fprintf(os.Stderr, "%s has no leader\n", group[0].group)
 			}
 		}
-		if err := t.print(c); err != nil || failed == 0 {
+		if err := t.print(c); err != nil || !failed {
 			return err
 		}
 		return &exitError{exitFailed, nil} // the table says it
 	})
+}
+
+// groupsOf splits replicas by their groups.
+func groupsOf(all []replica) (groups [][]replica) {
+	for i, r := range all {
+		if i == 0 || r.group != all[i-1].group {
+			groups = append(groups, nil)
+		}
+		groups[len(groups)-1] = append(groups[len(groups)-1], r)
+	}
+	return groups
+}
+
+var errUnregistered = errors.New("not registered with the name server")
+
+// withDead gives the replicas of a group that answer, and as unreachable those
+// members they know that do not. Who of these has which address at the name
+// server is known only if there is one: else each is named with its peer address
+// and all that failed. If none answers, nobody knows the members.
+func withDead(group []replica) []replica {
+	var live, dead []replica
+	view := new(client.RaftStatus) // the leader's, if it answers
+	var errs []string
+	answered := map[string]bool{}
+	for _, r := range group {
+		if r.err != nil {
+			dead = append(dead, r)
+			errs = append(errs, r.err.Error())
+			continue
+		}
+		live = append(live, r)
+		answered[r.status.ServerID] = true
+		if len(view.Members) == 0 || r.status.ServerID == r.status.Leader {
+			view = r.status
+		}
+	}
+	failure := errUnregistered
+	if len(errs) > 0 {
+		failure = errors.New(strings.Join(errs, "; "))
+	}
+	var missing []replica
+	for _, m := range view.Members {
+		if !answered[m.ServerID] {
+			missing = append(missing, replica{group: group[0].group, node: nodeOf(m.ServerID), addr: m.Address, err: failure})
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		missing = dead
+	case len(missing) == 1 && len(dead) == 1:
+		missing[0].addr = dead[0].addr
+	}
+	return append(live, missing...)
+}
+
+// nodeOf is the node of a ServerID, whose incarnation follows the last hyphen.
+func nodeOf(serverID string) string {
+	if i := strings.LastIndexByte(serverID, '-'); i > 0 {
+		return serverID[:i]
+	}
+	return serverID
 }
 
 func raftTransfer(c *cli.Context) error {
@@ -144,6 +218,12 @@ func raftTransfer(c *cli.Context) error {
 			return errors.New("no replica says that it leads: try again in a moment, see raftmq raft status")
 		}
 		old := all[i]
+		if to := c.String("to"); to != "" && (to == old.status.Node || to == old.status.ServerID) {
+			fmt.Fprintf(os.Stderr, "%s leads %s already: there is nothing to do\n", to, old.group)
+			t := newTable("group", "from", "to", "term")
+			t.add(old.group, old.status.Leader, old.status.Leader, old.status.Term)
+			return t.print(c)
+		}
 		if err := a.RaftTransfer(ctx, old.addr, c.String("to")); err != nil {
 			return err
 		}
