@@ -228,7 +228,7 @@ func TestReadyByLeaders(t *testing.T) {
 			w := newWire()
 			s := w.serve(t, "ns:1", Config{Expect: []Broker{{"broker-a", "a:1"}, {"broker-a", "b:1"}}})
 			c := w.client(t, "ns:1")
-			c.want(remoting.Success, reg{addr: "b:1", raft: raft, topics: "T"}.request("json"))
+			c.want(remoting.Success, reg{addr: "b:1", raft: raft, topics: "T U"}.request("json"))
 			if s.Ready() != (raft != "") {
 				t.Errorf("group %q: ready: %t", raft, s.Ready())
 			}
