@@ -62,30 +62,45 @@ func (s *State) appendSend(next send, host string) (Result, error) {
 	if !ok {
 		return Result{Status: NoTopic}, nil
 	}
+	// A delayed message is a send to the topic it is for, not to where it waits.
+	of := t
+	if string(first.TopicBytes()) == remoting.TopicSchedule {
+		if name, ok := first.Properties().Lookup(remoting.PropRealTopic); ok {
+			if of, ok = s.topics[string(name)]; !ok {
+				return Result{Status: NoTopic}, nil
+			}
+		}
+	}
 	id := first.QueueID()
+	if id < 0 || id >= t.size() {
+		return Result{Status: BadQueue}, nil
+	}
+	return s.appendTo(t.queue(id), of, next, host)
+}
+
+// appendTo stores a send in a queue, unless its key is known in the topic it is of.
+func (s *State) appendTo(q *queue, of *topic, next send, host string) (Result, error) {
 	switch {
 	case s.config.SegmentSize == 0:
 		return Result{Status: NotConfigured}, nil
-	case id < 0 || id >= max(t.Config.ReadQueueNums, t.Config.WriteQueueNums) || id >= maxQueues:
-		return Result{Status: BadQueue}, nil
 	case int64(len(next.records)) > s.config.SegmentSize-storage.BlankSize:
 		return Result{Status: TooLarge}, nil
 	}
-	known := next.Key != Key{} && t.dedup && s.sends.max > 0
+	known := next.Key != Key{} && of.dedup && s.sends.max > 0
 	if known {
 		s.sends.expire(s.logTime)
 		// What a topic of that name had before it was deleted is no repeat.
-		if e, ok := s.sends.find(next.Key); ok && !next.Repeat && e.phys >= t.Birth {
+		if e, ok := s.sends.find(next.Key); ok && !next.Repeat && e.phys >= of.Birth {
 			return Result{Status: Repeated, Queue: e.queue, QueueOffset: e.queueOffset, Physical: e.phys, StoreHost: s.hosts[e.host]}, nil
 		}
 	}
 	s.place(len(next.records))
-	res := Result{Status: Stored, Queue: id, QueueOffset: t.queue(id).next, Physical: s.end, StoreHost: host}
-	if err := s.stage(t.queue(id), next); err != nil {
+	res := Result{Status: Stored, Queue: q.id.Queue, QueueOffset: q.next, Physical: s.end, StoreHost: host}
+	if err := s.stage(q, next); err != nil {
 		return Result{}, err
 	}
 	if known {
-		s.sends.add(sent{key: next.Key, at: s.logTime, queue: id, queueOffset: res.QueueOffset, phys: res.Physical, host: s.host(host)})
+		s.sends.add(sent{key: next.Key, at: s.logTime, queue: res.Queue, queueOffset: res.QueueOffset, phys: res.Physical, host: s.host(host)})
 	}
 	return res, nil
 }
@@ -113,8 +128,7 @@ func (s *State) applyDeliver(r *reader) ([]Result, error) {
 			res.Status = Stored
 		default:
 			var err error
-			next.records = s.rehome(next.records)
-			if res, err = s.appendSend(next, host); err != nil {
+			if res, err = s.deliver(next, host); err != nil {
 				return nil, err
 			}
 		}
@@ -126,28 +140,47 @@ func (s *State) applyDeliver(r *reader) ([]Result, error) {
 	return results, wrap(r.err)
 }
 
-// rehome gives a delayed message another queue if its topic has fewer now: it was
-// acknowledged, so it must not be refused.
-func (s *State) rehome(record []byte) []byte {
-	v, err := remoting.ParseRecord(record)
-	if err != nil || v.Size() != len(record) {
-		return record // appendSend says what is wrong
+// deliver appends a delayed message to its topic. It was acknowledged, so it is
+// refused only if the topic is gone that it was sent to.
+func (s *State) deliver(next send, host string) (Result, error) {
+	v, err := remoting.ParseRecord(next.records)
+	if err != nil {
+		return Result{}, wrap(err)
 	}
 	t, ok := s.topics[string(v.TopicBytes())]
-	if !ok {
-		return record
+	if !ok || v.PhysicalOffset() < t.Birth { // where it waited
+		return Result{Status: NoTopic}, nil
 	}
-	n := t.Config.WriteQueueNums
+	id := t.home(v.QueueID())
+	if id != v.QueueID() {
+		next.records = bytes.Clone(next.records) // an entry is not changed
+		remoting.SetQueueID(next.records, id)
+	}
+	return s.appendTo(t.queue(id), t, next, host)
+}
+
+// size is one more than the highest queue that can be sent to.
+func (t *topic) size() int32 {
+	return min(max(t.Config.ReadQueueNums, t.Config.WriteQueueNums), maxQueues)
+}
+
+// home is the queue for a delayed message that was sent to queue id: another one
+// if the topic has fewer now. If it has none, id itself: what is in it is there
+// again once the topic has queues.
+func (t *topic) home(id int32) int32 {
+	n := min(t.Config.WriteQueueNums, maxQueues)
 	if n <= 0 {
-		n = t.Config.ReadQueueNums
+		n = t.size()
 	}
-	id := v.QueueID()
-	if n <= 0 || id >= 0 && id < max(t.Config.ReadQueueNums, t.Config.WriteQueueNums) {
-		return record
+	switch {
+	case id >= 0 && id < t.size():
+		return id
+	case n > 0:
+		return int32(uint32(id) % uint32(n))
+	case id >= 0 && id < maxQueues:
+		return id
 	}
-	moved := bytes.Clone(record) // an entry is not changed
-	remoting.SetQueueID(moved, int32(uint32(id)%uint32(n)))
-	return moved
+	return 0 // no queue that a topic can have
 }
 
 // Delivered is up to which offset a queue of the schedule topic was emptied.

@@ -21,7 +21,7 @@ type Status uint8
 const (
 	Stored        Status = iota
 	Repeated             // it was stored before: the result is the first one's
-	NoTopic              // the topic does not exist, or not any more
+	NoTopic              // the topic does not exist, or not any more; nor does the one a delayed message is for
 	BadQueue             // the topic has no such queue
 	TooLarge             // the records do not fit in one segment
 	NotConfigured        // the group has no configuration yet

@@ -153,8 +153,10 @@ func Trim(physical int64) []byte { return appendI64(header(nil, KindTrim), physi
 //
 // A deliver command carries, before the store host, which queue of the schedule
 // topic it empties (4 B) and from which offset on (8 B), and then one send for
-// each message there, in order; one without records passes a message over. It is
-// applied as a whole, and only if that queue has been emptied up to that offset.
+// each message there, in order; one without records passes a message over. The
+// physical offset in a record is where the message waited: by it apply tells a
+// topic from a later one of the same name. The command is applied as a whole, and
+// only if that queue has been emptied up to that offset.
 const (
 	sendHeaderSize = 1 + 16 + 8 + 4 + 4
 

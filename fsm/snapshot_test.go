@@ -46,6 +46,9 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 				if rng.IntN(3) > 0 {
 					m.uniq, m.keys, m.tags = fmt.Sprint("K", rng.IntN(50)), "k1 k2", pick(topics)
 				}
+				if m.topic == remoting.TopicSchedule && rng.IntN(4) > 0 {
+					m.real = pick(topics)
+				}
 				ms = append(ms, m)
 			}
 			add(appendCommand(t, ms...))
@@ -63,7 +66,7 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 			add(DeleteGroup(pick(groups), rng.IntN(2) == 0))
 		case k < 18:
 			a := NewDeliverCommand(testHost, int32(rng.IntN(2)), int64(rng.IntN(3)))
-			a.End(append(a.Begin(SendMeta{}), message{topic: pick(topics), body: "d"}.record(t)...), 1)
+			a.End(append(a.Begin(SendMeta{}), message{topic: pick(topics), queue: int32(rng.IntN(4)), body: "d", waited: rng.Int64N(int64(len(out)+1) * 20_000)}.record(t)...), 1)
 			add(a.Bytes())
 		case k < 19:
 			add(CommitOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(5)), rng.Int64N(100)}, {pick(groups), pick(topics), 0, 1}}))

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -88,18 +89,20 @@ type message struct {
 	keys   string
 	repeat bool
 	delay  int64
+	real   string // topic a delayed message is for
+	waited int64  // where a message that is delivered waited
 }
 
 func (m message) record(t testing.TB) []byte {
 	t.Helper()
 	var props remoting.Properties
-	for _, p := range [][2]string{{remoting.PropUniqKey, m.uniq}, {remoting.PropTags, m.tags}, {remoting.PropKeys, m.keys}} {
+	for _, p := range [][2]string{{remoting.PropUniqKey, m.uniq}, {remoting.PropTags, m.tags}, {remoting.PropKeys, m.keys}, {remoting.PropRealTopic, m.real}} {
 		if p[1] != "" {
 			props = remoting.AppendProperty(props, p[0], p[1])
 		}
 	}
 	b, err := remoting.AppendRecord(nil, &remoting.Record{
-		QueueID: m.queue, Topic: m.topic, Body: []byte(m.body), Properties: props, BornHost: testBorn, StoreHost: testHost,
+		QueueID: m.queue, PhysicalOffset: m.waited, Topic: m.topic, Body: []byte(m.body), Properties: props, BornHost: testBorn, StoreHost: testHost,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +114,7 @@ func (m message) key() Key {
 	if m.uniq == "" {
 		return Key{}
 	}
-	return SendKey(m.topic, 0, []byte(m.uniq))
+	return SendKey(cmp.Or(m.real, m.topic), 0, []byte(m.uniq))
 }
 
 // appendCommand is one command of a send for each message.
@@ -395,5 +398,61 @@ func TestSendToATopicThatWasMadeAgainIsNoRepeat(t *testing.T) {
 	got := []Status{results[2][0].Status, results[5][0].Status, results[6][0].Status}
 	if !slices.Equal(got, []Status{Stored, Stored, Repeated}) || results[5][0].QueueOffset != 0 {
 		t.Errorf("before the topic was deleted, after, and again: %v", got)
+	}
+}
+
+func deliverOne(t testing.TB, from int64, m message) []byte {
+	t.Helper()
+	a := NewDeliverCommand(testHost, 0, from)
+	a.End(append(a.Begin(SendMeta{}), m.record(t)...), 1)
+	return a.Bytes()
+}
+
+// A topic without a queue keeps what was acknowledged: it is there once the topic
+// has queues again.
+func TestDelayedMessageForATopicWithoutQueuesIsKept(t *testing.T) {
+	r := newReplica(t)
+	r.feed(testConfigure(), PutTopic(testTopic("T", 4), false), PutTopic(testTopic(remoting.TopicSchedule, 1), false), PutTopic(testTopic("T", 0), false))
+	for i, c := range []struct{ queue, want int32 }{{3, 3}, {0, 0}, {-1, 0}, {maxQueues, 0}} {
+		res := r.feed(deliverOne(t, int64(i), message{topic: "T", queue: c.queue, body: "a"}))[0][0]
+		if res.Status != Stored || res.Queue != c.want {
+			t.Errorf("sent to queue %d: %+v, want it in %d", c.queue, res, c.want)
+		}
+	}
+	if res := r.feed(appendCommand(t, message{topic: "T", queue: 3}))[0][0]; res.Status != BadQueue {
+		t.Errorf("another send: %+v", res)
+	}
+	results := r.feed(PutTopic(testTopic("T", 4), false), appendCommand(t, message{topic: "T", queue: 3}))
+	if res := results[1][0]; res.Status != Stored || res.QueueOffset != 1 {
+		t.Errorf("behind what was kept: %+v", res)
+	}
+}
+
+func TestDelayedMessageIsOfTheTopicItWasSentTo(t *testing.T) {
+	r := newReplica(t)
+	m := message{topic: remoting.TopicSchedule, real: "T", uniq: "u", delay: 1000}
+	r.feed(testConfigure(), PutTopic(testTopic(remoting.TopicSchedule, 1), false))
+	if res := r.feed(appendCommand(t, m))[0][0]; res.Status != NoTopic {
+		t.Errorf("before its topic exists: %+v", res)
+	}
+	results := r.feed(PutTopic(testTopic("T", 1), false), appendCommand(t, m), DeleteTopic("T"), appendCommand(t, m),
+		PutTopic(testTopic("T", 1), false), appendCommand(t, m), appendCommand(t, m))
+	old, late := results[1][0], results[5][0]
+	got := []Status{old.Status, results[3][0].Status, late.Status, results[6][0].Status}
+	if want := []Status{Stored, NoTopic, Stored, Repeated}; !slices.Equal(got, want) {
+		t.Errorf("before the topic was deleted, while, after, and again: %v, want %v", got, want)
+	}
+	got = got[:0]
+	for i, phys := range []int64{old.Physical, late.Physical} {
+		got = append(got, r.feed(deliverOne(t, int64(i), message{topic: "T", waited: phys}))[0][0].Status)
+	}
+	if want := []Status{NoTopic, Stored}; !slices.Equal(got, want) || r.Delivered(0) != 2 {
+		t.Errorf("delivered: %v, want %v; emptied up to %d", got, want, r.Delivered(0))
+	}
+	// A topic that stores repeats does so of delayed ones, too.
+	every := testTopic("T", 1)
+	every.Attributes = map[string]string{AttributeDedup: "false"}
+	if res := r.feed(PutTopic(every, false), appendCommand(t, m))[1][0]; res.Status != Stored {
+		t.Errorf("a repeat to a topic that stores them: %+v", res)
 	}
 }
