@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -149,6 +152,7 @@ type cluster struct {
 	dir     string
 	leader  string
 	dev     *exec.Cmd
+	reading sync.WaitGroup // what dev prints
 	revived *exec.Cmd
 	stopped bool
 }
@@ -166,9 +170,32 @@ func startCluster(ctx context.Context, o options) (*cluster, error) {
 	c := &cluster{dir: filepath.Join(o.dir, "cluster")}
 	c.dev = exec.Command(o.binary, "dev", "--nodes", "3", "--groups", "1", "--dir", c.dir)
 	c.dev.Stderr = os.Stderr
+	says, err := c.dev.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
 	c.dev.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := c.dev.Start(); err != nil {
 		return nil, err
+	}
+	// Until dev says that the cluster is up, a node that ends is one that could not
+	// start, and ends the others: the script may not begin before.
+	up := make(chan bool, 1)
+	c.reading.Go(func() {
+		for lines := bufio.NewScanner(says); lines.Scan(); {
+			if strings.Contains(lines.Text(), "Ctrl-C ends the cluster") {
+				up <- true
+			}
+		}
+		close(up)
+	})
+	select {
+	case ok := <-up:
+		if !ok {
+			return nil, errors.Join(errors.New("raftmq dev has ended"), c.stop())
+		}
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), c.stop())
 	}
 	if err := c.await(ctx); err != nil {
 		return nil, errors.Join(err, c.stop())
@@ -313,6 +340,7 @@ func (c *cluster) stop() error {
 	if e := c.dev.Process.Signal(os.Interrupt); e != nil {
 		return errors.Join(err, e)
 	}
+	c.reading.Wait()
 	return errors.Join(err, c.dev.Wait())
 }
 
