@@ -78,12 +78,16 @@ func (w *wanted) level() int {
 
 // messageKey identifies a message for the window of sends. A copy in a retry or
 // dead letter topic is that of one stored message, of several that may have one
-// UNIQ_KEY.
+// UNIQ_KEY. Java clients that send the copy themselves name the UNIQ_KEY as the
+// origin: then nothing tells which one it is of, and it is stored whatever there
+// is, as one too many is consumed twice, but one too few is lost.
 func messageKey(topic string, reconsumeTimes int32, uniq string, p remoting.Properties) fsm.Key {
 	if strings.HasPrefix(topic, remoting.RetryPrefix) || strings.HasPrefix(topic, remoting.DLQPrefix) {
-		if origin, ok := p.Lookup(remoting.PropOriginMessageID); ok {
-			return fsm.SendKey(topic, reconsumeTimes, []byte(uniq), []byte(origin))
+		origin, _ := p.Lookup(remoting.PropOriginMessageID)
+		if len(origin) == 0 || string(origin) == uniq {
+			return fsm.Key{}
 		}
+		return fsm.SendKey(topic, reconsumeTimes, []byte(uniq), []byte(origin))
 	}
 	return fsm.SendKey(topic, reconsumeTimes, []byte(uniq))
 }

@@ -217,6 +217,15 @@ func TestRetriesOfMessagesWithOneUniqKey(t *testing.T) {
 	if !slices.Equal(got, []string{"first", "other topic", "second"}) {
 		t.Errorf("came again: %q", got)
 	}
+	// A Java client's own copies do not say of which message they are.
+	for _, body := range []string{"java 1", "java 2"} {
+		h := message(remoting.RetryTopic("g"), 0, remoting.PropUniqKey, "u", remoting.PropOriginMessageID, "u", remoting.PropDelay, "1")
+		h.ReconsumeTimes = 1
+		dial(t, cl.leader(t)).mustSend(h, body)
+	}
+	if got := bodiesOf(c.arrived(remoting.RetryTopic("g"), 0, 5)); !slices.Equal(got[3:], []string{"java 1", "java 2"}) {
+		t.Errorf("came again: %q", got)
+	}
 }
 
 func TestAbsurdReconsumeTimes(t *testing.T) {

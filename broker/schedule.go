@@ -43,10 +43,13 @@ func (s *schedule) deliver(ctx context.Context) time.Duration {
 		}
 		n, wait, err := s.empty(ctx, q, level)
 		if err != nil {
-			if ctx.Err() == nil && !errors.Is(err, raftgroup.ErrNotLeader) {
+			if ctx.Err() == nil && !errors.Is(err, raftgroup.ErrNotLeader) && !errors.Is(err, raftgroup.ErrNoRoom) {
 				s.b.logger.Warn("delayed messages that are due can't be delivered now", "level", level+1, "error", err)
 			}
 			wait = deliverRetry
+			if errors.Is(err, raftgroup.ErrNoRoom) {
+				wait = leadingTick // it is told, and due, when there is room
+			}
 		}
 		next, more = min(next, wait), more || n > 0
 	}
@@ -81,7 +84,10 @@ func (s *schedule) empty(ctx context.Context, q *storage.Queue, level int32) (n 
 			s.b.logger.Warn("a delayed message was dropped", "level", level+1, "because", refusalOf(r.Status, "it is for"))
 		}
 	}
-	return n, leadingTick, err
+	if err != nil {
+		return 0, deliverRetry, err
+	}
+	return n, leadingTick, nil
 }
 
 // command makes the command that delivers what is due from an offset on: n

@@ -28,6 +28,16 @@ const (
 // Kind says what a command does. Numbers are never given to another meaning.
 type Kind uint8
 
+// StoresMessages says whether applying a command takes room in the CommitLog and
+// the queues. Of one that can't be read nothing is known: it may.
+func StoresMessages(command []byte) bool {
+	if len(command) < headerSize || command[0] != commandVersion {
+		return true
+	}
+	k := Kind(command[1])
+	return k == KindAppend || k == KindDeliver || k == 0 || k > KindDeliver
+}
+
 // The commands.
 const (
 	KindConfigure     Kind = 1 // set what all replicas must agree on

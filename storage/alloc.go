@@ -233,14 +233,7 @@ func (s *Store) allocateFile(label disk.Label, name string, size int64) (disk.Fi
 // segment could not be made or less than Options.Reserve is free, or why the
 // store takes nothing at all (Err). It is cheap, and is to be asked before
 // entries are put into the raft log: once they are there, Write must succeed.
-func (s *Store) Room() error { return s.room(s.opts.Reserve) }
-
-// RoomForState is Room for entries that carry no messages and must go through
-// when there is no room for others: a leader's first one, and a trim. They may
-// use half the reserve.
-func (s *Store) RoomForState() error { return s.room(s.opts.Reserve / 2) }
-
-func (s *Store) room(reserve int64) error {
+func (s *Store) Room() error {
 	if err := s.Err(); err != nil {
 		return err
 	}
@@ -251,6 +244,19 @@ func (s *Store) room(reserve int64) error {
 	if s.noRoom.Load() {
 		s.house.flush()
 		return fmt.Errorf("%w: a queue's file cannot be written", ErrNoSpace)
+	}
+	return s.free(s.opts.Reserve)
+}
+
+// RoomForState is Room for entries that store no messages and must go through
+// when there is no room for others: a leader's first one, and a trim. They need
+// no segment, and may use half the reserve.
+func (s *Store) RoomForState() error { return s.free(s.opts.Reserve / 2) }
+
+// free says whether the store is well and the disk has that many bytes.
+func (s *Store) free(reserve int64) error {
+	if err := s.Err(); err != nil {
+		return err
 	}
 	usage, err := s.fs.Usage(s.dir)
 	if err != nil {

@@ -104,7 +104,7 @@ func (g *Group) openFiles() error {
 	}
 	g.log, err = raftlog.Open(cfg.FS, path.Join(raftDir, "log"), raftlog.Options{
 		Create: create, SegmentBytes: cfg.RaftSegmentSize, FreeSegments: int(cfg.SnapshotBytes/cfg.RaftSegmentSize) + 2,
-		Flush: cfg.Flush, BootID: cfg.BootID, Room: g.roomForState, Logger: g.logger,
+		Flush: cfg.Flush, BootID: cfg.BootID, Room: g.roomFor, Logger: g.logger,
 	})
 	if err != nil {
 		return err
@@ -241,12 +241,18 @@ func (g *Group) holds(index, term uint64) bool {
 	return g.log.GetLog(index, &l) == nil && l.Term == term
 }
 
-// roomForState refuses entries that apply would find no room for. The raft log
-// asks it: a leader that is refused stops leading, so what can wait was refused
-// before, by Store.Room, which leaves more to spare.
-func (g *Group) roomForState() error {
+// roomFor refuses entries that apply would find no room for. The raft log asks
+// it. A leader that is refused stops leading; so what can wait is refused before
+// it is proposed, and what a leader needs to become one is not refused for want
+// of room for messages.
+func (g *Group) roomFor(logs []*raft.Log) error {
 	if g.store == nil {
 		return nil
+	}
+	for _, l := range logs {
+		if l.Type == raft.LogCommand && fsm.StoresMessages(l.Data) {
+			return g.store.Room()
+		}
 	}
 	return g.store.RoomForState()
 }

@@ -29,7 +29,7 @@ func (l *Log) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	if l.opts.Room != nil {
-		if err := l.opts.Room(); err != nil {
+		if err := l.opts.Room(logs); err != nil {
 			return fmt.Errorf("%w: %w", ErrNoSpace, err)
 		}
 	}

@@ -305,7 +305,7 @@ func TestRoomRefuses(t *testing.T) {
 	full := errors.New("the reserve is needed")
 	var room error
 	opts := small()
-	opts.Room = func() error { return room }
+	opts.Room = func([]*raft.Log) error { return room }
 	l := mustOpen(t, newMem(t), opts)
 	ok(t, l.StoreLogs(batch(1, 2, 1, 10)))
 	room = full

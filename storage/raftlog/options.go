@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 
 	"github.com/raftmq/raftmq/storage/disk"
 )
@@ -44,9 +45,9 @@ type Options struct {
 	// (/proc/sys/kernel/random/boot_id). AsyncFlush needs it, and so does a log
 	// that may have been open in AsyncFlush before.
 	BootID string
-	// Room, if set, is asked before entries are written: an error refuses them
-	// (wrapped in ErrNoSpace) and changes nothing.
-	Room func() error
+	// Room, if set, is asked before these entries are written: an error refuses
+	// them (wrapped in ErrNoSpace) and changes nothing.
+	Room func(logs []*raft.Log) error
 	// Logger gets what recovery found and what the background does. Default none.
 	Logger hclog.Logger
 
