@@ -85,7 +85,11 @@ func ExampleProducer_Send() {
 			fmt.Println("refused with code", refusal.Code)
 			return
 		default: // ErrNotSent: later, or elsewhere
-			time.Sleep(time.Second)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 	// Output: there is no such topic
