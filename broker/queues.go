@@ -47,10 +47,15 @@ func (b *Broker) queueOffset(ctx context.Context, req *remoting.Command, of func
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
+	return b.offsetOf(ctx, h.Topic, h.QueueID, of)
+}
+
+// offsetOf answers with an offset of a queue, 0 if it has no message yet.
+func (b *Broker) offsetOf(ctx context.Context, topic string, queue int32, of func(*storage.Queue) (int64, error)) (answer, error) {
 	if err := b.current(ctx); err != nil {
 		return answer{}, err
 	}
-	q, err := b.queueOf(h.Topic, h.QueueID)
+	q, err := b.queueOf(topic, queue)
 	if err != nil {
 		return answer{}, err
 	}
@@ -71,24 +76,11 @@ func (b *Broker) searchOffset(ctx context.Context, _ *session, req *remoting.Com
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
-	if err := b.current(ctx); err != nil {
-		return answer{}, err
+	boundary := storage.Lower
+	if h.Upper {
+		boundary = storage.Upper
 	}
-	q, err := b.queueOf(h.Topic, h.QueueID)
-	if err != nil {
-		return answer{}, err
-	}
-	var offset int64
-	if q != nil {
-		boundary := storage.Lower
-		if h.Upper {
-			boundary = storage.Upper
-		}
-		if offset, err = q.OffsetByTime(h.Timestamp, boundary); err != nil {
-			return answer{}, err
-		}
-	}
-	return answer{header: &remoting.OffsetResponse{Offset: offset}}, nil
+	return b.offsetOf(ctx, h.Topic, h.QueueID, func(q *storage.Queue) (int64, error) { return q.OffsetByTime(h.Timestamp, boundary) })
 }
 
 // earliestStoreTime answers GET_EARLIEST_MSG_STORETIME (32): -1 for a queue

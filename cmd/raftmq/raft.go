@@ -73,7 +73,8 @@ func replicas(ctx context.Context, c *cli.Context, a *client.Admin) ([]replica, 
 	return all, nil
 }
 
-func raftListPeers(c *cli.Context) error {
+// withReplicas runs f with the replicas that the command is about.
+func withReplicas(c *cli.Context, f func(ctx context.Context, a *client.Admin, all []replica) error) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
@@ -82,6 +83,12 @@ func raftListPeers(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		return f(ctx, a, all)
+	})
+}
+
+func raftListPeers(c *cli.Context) error {
+	return withReplicas(c, func(ctx context.Context, a *client.Admin, all []replica) error {
 		t := newTable("group", "server id", "address", "role", "voter")
 		seen := map[string]bool{}
 		for _, r := range all {
@@ -105,14 +112,7 @@ func raftListPeers(c *cli.Context) error {
 }
 
 func raftStatus(c *cli.Context) error {
-	if err := noArgs(c); err != nil {
-		return err
-	}
-	return withAdmin(c, func(ctx context.Context, a *client.Admin) error {
-		all, err := replicas(ctx, c, a)
-		if err != nil {
-			return err
-		}
+	return withReplicas(c, func(ctx context.Context, a *client.Admin, all []replica) error {
 		t := newTable("group", "node", "address", "state", "term", "commit", "applied", "last", "snapshot", "log end", "missing", "complete", "error")
 		failed := false
 		for _, group := range groupsOf(all) {
@@ -244,14 +244,7 @@ func raftTransfer(c *cli.Context) error {
 }
 
 func raftSnapshot(c *cli.Context) error {
-	if err := noArgs(c); err != nil {
-		return err
-	}
-	return withAdmin(c, func(ctx context.Context, a *client.Admin) error {
-		all, err := replicas(ctx, c, a)
-		if err != nil {
-			return err
-		}
+	return withReplicas(c, func(ctx context.Context, a *client.Admin, all []replica) error {
 		t := newTable("group", "node", "snapshot", "was", "error")
 		failed := false
 		for _, r := range all {
