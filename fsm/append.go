@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -24,8 +25,13 @@ func (r *reader) send() (s send) {
 	copy(s.Key[:], r.take(len(s.Key)))
 	s.Repeat = flags&flagRepeat != 0
 	s.Delay = r.i64()
+	s.Waited = flags&flagWaited != 0
 	s.n = int(r.u32())
-	s.records = r.bytes()
+	size := int(r.u32())
+	if flags&flagSettles != 0 {
+		s.Settles = &Waiting{Queue: storage.QueueID{Topic: r.string(), Incarnation: r.u64(), Queue: r.i32()}, Offset: r.i64()}
+	}
+	s.records = r.take(size)
 	return s
 }
 
@@ -38,7 +44,7 @@ func (s *State) applyAppend(r *reader) ([]Result, error) {
 		if r.err != nil {
 			break
 		}
-		res, err := s.appendSend(next, host)
+		res, err := s.act(next, host)
 		if err != nil {
 			return nil, err
 		}
@@ -52,6 +58,17 @@ func (s *State) applyAppend(r *reader) ([]Result, error) {
 	return results, wrap(r.err)
 }
 
+// act does what one send of an append command asks for.
+func (s *State) act(next send, host string) (Result, error) {
+	switch {
+	case next.Settles != nil:
+		return s.settle(next, host)
+	case next.Waited:
+		return s.deliver(next, host)
+	}
+	return s.appendSend(next, host)
+}
+
 // appendSend stores one send, whole or not at all.
 func (s *State) appendSend(next send, host string) (Result, error) {
 	first, err := remoting.ParseRecord(next.records)
@@ -62,20 +79,29 @@ func (s *State) appendSend(next send, host string) (Result, error) {
 	if !ok {
 		return Result{Status: NoTopic}, nil
 	}
-	// A delayed message is a send to the topic it is for, not to where it waits.
-	of := t
-	if string(first.TopicBytes()) == remoting.TopicSchedule {
-		if name, ok := first.Properties().Lookup(remoting.PropRealTopic); ok {
-			if of, ok = s.topics[string(name)]; !ok {
-				return Result{Status: NoTopic}, nil
-			}
-		}
+	of, ok := s.topicFor(t, first)
+	if !ok {
+		return Result{Status: NoTopic}, nil
 	}
 	id := first.QueueID()
 	if id < 0 || id >= t.size() {
 		return Result{Status: BadQueue}, nil
 	}
 	return s.appendTo(t.queue(id), of, next, host)
+}
+
+// topicFor is the topic that a record of topic t is for: another one if t is where
+// messages wait.
+func (s *State) topicFor(t *topic, v remoting.RecordView) (*topic, bool) {
+	if !t.waiting {
+		return t, true
+	}
+	name, ok := v.Properties().Lookup(remoting.PropRealTopic)
+	if !ok {
+		return t, true
+	}
+	of, ok := s.topics[string(name)]
+	return of, ok
 }
 
 // appendTo stores a send in a queue, unless its key is known in the topic it is of.
@@ -123,6 +149,8 @@ func (s *State) applyDeliver(r *reader) ([]Result, error) {
 		}
 		res := Result{Status: Stale}
 		switch {
+		case next.Settles != nil:
+			r.fail(errors.New("a settlement in a deliver command"))
 		case stale:
 		case next.n == 0:
 			res.Status = Stored
@@ -140,15 +168,19 @@ func (s *State) applyDeliver(r *reader) ([]Result, error) {
 	return results, wrap(r.err)
 }
 
-// deliver appends a delayed message to its topic. It was acknowledged, so it is
-// refused only if the topic is gone that it was sent to.
+// deliver appends a message that has waited, to its topic or to where it waits on.
+// It was acknowledged, so it is refused only if the topic is gone that it is for.
 func (s *State) deliver(next send, host string) (Result, error) {
 	v, err := remoting.ParseRecord(next.records)
 	if err != nil {
 		return Result{}, wrap(err)
 	}
 	t, ok := s.topics[string(v.TopicBytes())]
-	if !ok || v.PhysicalOffset() < t.Birth { // where it waited
+	if !ok {
+		return Result{Status: NoTopic}, nil
+	}
+	of, ok := s.topicFor(t, v)
+	if !ok || v.PhysicalOffset() < of.Birth { // where it waited
 		return Result{Status: NoTopic}, nil
 	}
 	id := t.home(v.QueueID())
@@ -156,7 +188,7 @@ func (s *State) deliver(next send, host string) (Result, error) {
 		next.records = bytes.Clone(next.records) // an entry is not changed
 		remoting.SetQueueID(next.records, id)
 	}
-	return s.appendTo(t.queue(id), t, next, host)
+	return s.appendTo(t.queue(id), of, next, host)
 }
 
 // size is one more than the highest queue that can be sent to.
@@ -278,7 +310,7 @@ func topicBytes(q *queue) []byte {
 // queues are rebuilt by it.
 func unitOf(v remoting.RecordView) storage.Unit {
 	u := storage.Unit{Phys: v.PhysicalOffset(), Size: int32(v.Size())}
-	if string(v.TopicBytes()) == remoting.TopicSchedule {
+	if topic := v.TopicBytes(); string(topic) == remoting.TopicSchedule || string(topic) == remoting.TopicTimer {
 		// When it is due. The field has no other use before a commit.
 		u.Tag = v.PreparedTransactionOffset()
 		return u

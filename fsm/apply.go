@@ -25,7 +25,8 @@ const (
 	BadQueue             // the topic has no such queue
 	TooLarge             // the records do not fit in one segment
 	NotConfigured        // the group has no configuration yet
-	Stale                // it was done before
+	Stale                // it was done before: the message is settled, or delivered
+	NotWaiting           // the message to be settled does not exist, or not any more
 )
 
 // Result is what apply answers for one send, and, with only a status, for any
@@ -301,8 +302,9 @@ func (s *State) putTopic(c remoting.TopicConfig, createOnly bool) Status {
 
 func newTopic(c remoting.TopicConfig, incarnation uint64, birth int64) *topic {
 	return &topic{
-		Topic: Topic{Config: c, Incarnation: incarnation, Birth: birth},
-		dedup: c.Attributes[AttributeDedup] != "false",
+		Topic:   Topic{Config: c, Incarnation: incarnation, Birth: birth},
+		dedup:   c.Attributes[AttributeDedup] != "false",
+		waiting: remoting.IsWaitingTopic(c.Name),
 	}
 }
 
@@ -317,6 +319,11 @@ func (s *State) deleteTopic(name string) (Status, error) {
 		for k := range s.offsets { // any order: each is deleted on its own
 			if k.topic == name {
 				delete(s.offsets, k)
+			}
+		}
+		for id := range s.settled { // any order, too
+			if id.Topic == name {
+				delete(s.settled, id)
 			}
 		}
 		s.topicChanges.add(s.logTime)

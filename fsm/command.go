@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/raftmq/raftmq/remoting"
+	"github.com/raftmq/raftmq/storage"
 )
 
 // A command is the data of one raft entry.
@@ -35,7 +36,7 @@ func StoresMessages(command []byte) bool {
 		return true
 	}
 	k := Kind(command[1])
-	return k == KindAppend || k == KindDeliver || k == 0 || k > KindDeliver
+	return k == KindAppend || k == KindDeliver || k == 0 || k > lastKind
 }
 
 // The commands.
@@ -51,6 +52,9 @@ const (
 	KindTrim          Kind = 9  // forget the CommitLog's first segments
 	KindDeliver       Kind = 10 // append delayed messages that are due where they belong
 )
+
+// lastKind is the last of them.
+const lastKind = KindDeliver
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
 var ErrCommand = errors.New("fsm: command can't be applied")
@@ -152,14 +156,19 @@ func Trim(physical int64) []byte { return appendI64(header(nil, KindTrim), physi
 // (length 4 B, netip's binary form) and then sends, each stored whole or not at
 // all:
 //
-//	+-------+------+--------+---------+--------+---------+
-//	| flags | key  | delay  | records | length | records |
-//	| 1 B   | 16 B | 8 B BE | 4 B BE  | 4 B BE | ...     |
-//	+-------+------+--------+---------+--------+---------+
+//	+-------+------+--------+---------+--------+------------+---------+
+//	| flags | key  | delay  | records | length | settlement | records |
+//	| 1 B   | 16 B | 8 B BE | 4 B BE  | 4 B BE | if flagged | ...     |
+//	+-------+------+--------+---------+--------+------------+---------+
 //
 // The records are complete but for what apply assigns: queue offset, physical
 // offset and store time, and for a message of the schedule topic when it is due.
 // All records of a send are for one queue of one topic.
+//
+// A settlement names a message that waits: topic (length 4 B), incarnation (8 B),
+// queue (4 B) and queue offset (8 B). The send is stored and that message settled,
+// both or neither, and only if it was not settled before. Such a send may have no
+// records: it settles and no more.
 //
 // A deliver command carries, before the store host, which queue of the schedule
 // topic it empties (4 B) and from which offset on (8 B), and then one send for
@@ -173,6 +182,10 @@ const (
 	// flagRepeat: the client sends this again on purpose: store it though its
 	// key is known.
 	flagRepeat = 1 << 0
+	// flagSettles: a settlement follows the header.
+	flagSettles = 1 << 1
+	// flagWaited: the physical offset in the records is where they waited.
+	flagWaited = 1 << 2
 )
 
 // SendMeta is what a send says beside its records.
@@ -180,6 +193,20 @@ type SendMeta struct {
 	Key    Key   // identity, or zero
 	Repeat bool  // stored though the key is known
 	Delay  int64 // ms, of a message of the schedule topic: how long after its store time it is due
+	// Settles is the message that the send settles, if any.
+	Settles *Waiting
+	// Waited says that the physical offset in the records is where they waited.
+	// They are refused if the topic they are for is a later one of its name, and
+	// get another queue if it has fewer now.
+	Waited bool
+}
+
+// Waiting is a message that something is still to be done with: a half message
+// that is to be committed or rolled back, one that is due at a time, a dead
+// letter that was not sent again.
+type Waiting struct {
+	Queue  storage.QueueID
+	Offset int64 // in the queue
 }
 
 // AppendCommand builds an append or deliver command in place, without copying a
@@ -187,6 +214,7 @@ type SendMeta struct {
 type AppendCommand struct {
 	b     []byte
 	mark  int // of the send being added
+	body  int // of its records
 	sends int
 }
 
@@ -218,17 +246,31 @@ func (a *AppendCommand) Begin(m SendMeta) []byte {
 	if m.Repeat {
 		flags |= flagRepeat
 	}
+	if m.Settles != nil {
+		flags |= flagSettles
+	}
+	if m.Waited {
+		flags |= flagWaited
+	}
 	a.b = append(a.b, flags)
 	a.b = append(a.b, m.Key[:]...)
 	a.b = appendI64(a.b, m.Delay)
-	return append(a.b, 0, 0, 0, 0, 0, 0, 0, 0)
+	a.b = append(a.b, 0, 0, 0, 0, 0, 0, 0, 0)
+	if w := m.Settles; w != nil {
+		a.b = appendString(a.b, w.Queue.Topic)
+		a.b = binary.BigEndian.AppendUint64(a.b, w.Queue.Incarnation)
+		a.b = appendI32(a.b, w.Queue.Queue)
+		a.b = appendI64(a.b, w.Offset)
+	}
+	a.body = len(a.b)
+	return a.b
 }
 
 // End takes the buffer of Begin back, with this many records in it.
 func (a *AppendCommand) End(buf []byte, records int) {
 	at := a.mark + sendHeaderSize - 8
 	binary.BigEndian.PutUint32(buf[at:], uint32(records))
-	binary.BigEndian.PutUint32(buf[at+4:], uint32(len(buf)-a.mark-sendHeaderSize))
+	binary.BigEndian.PutUint32(buf[at+4:], uint32(len(buf)-a.body))
 	a.b = buf
 	a.sends++
 }

@@ -193,7 +193,7 @@ func (s *State) adopt(next *State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.config, s.leader = next.config, next.leader
-	s.topics, s.groups, s.offsets, s.schedule = next.topics, next.groups, next.offsets, next.schedule
+	s.topics, s.groups, s.offsets, s.schedule, s.settled = next.topics, next.groups, next.offsets, next.schedule, next.settled
 	s.topicChanges, s.groupChanges = next.topicChanges, next.groupChanges
 }
 
@@ -253,7 +253,7 @@ func (s *State) appendMeta(b []byte) []byte {
 	for _, o := range s.schedule {
 		b = appendI64(b, o)
 	}
-	return b
+	return s.appendSettled(b)
 }
 
 func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
@@ -327,6 +327,7 @@ func (s *State) readMeta(b []byte) error {
 	for range r.count(8) {
 		s.schedule = append(s.schedule, r.i64())
 	}
+	s.readSettled(&r)
 	if err := r.end(); err != nil {
 		return err
 	}

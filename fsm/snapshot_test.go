@@ -64,6 +64,17 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 			add(PutGroup(remoting.NewGroupConfig(pick(groups)), rng.IntN(2) == 0))
 		case k < 17:
 			add(DeleteGroup(pick(groups), rng.IntN(2) == 0))
+		case k < 18 && rng.IntN(2) == 0:
+			a := NewAppendCommand(nil, testHost)
+			for range 3 {
+				w := Waiting{storage.QueueID{Topic: pick(topics), Incarnation: 1 + rng.Uint64N(4), Queue: int32(rng.IntN(3))}, rng.Int64N(40)}
+				buf, records := a.Begin(SendMeta{Settles: &w, Waited: rng.IntN(2) == 0}), rng.IntN(2)
+				if records > 0 {
+					buf = append(buf, message{topic: pick(topics), queue: int32(rng.IntN(4)), body: "w", waited: rng.Int64N(int64(len(out)+1) * 20_000)}.record(t)...)
+				}
+				a.End(buf, records)
+			}
+			add(a.Bytes())
 		case k < 18:
 			a := NewDeliverCommand(testHost, int32(rng.IntN(2)), int64(rng.IntN(3)))
 			a.End(append(a.Begin(SendMeta{}), message{topic: pick(topics), queue: int32(rng.IntN(4)), body: "d", waited: rng.Int64N(int64(len(out)+1) * 20_000)}.record(t)...), 1)

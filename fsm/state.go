@@ -42,8 +42,9 @@ type Topic struct {
 // topic is a Topic and what only apply touches.
 type topic struct {
 	Topic
-	dedup  bool
-	queues []queue
+	dedup   bool
+	waiting bool // its messages are for other topics
+	queues  []queue
 }
 
 // queue is the state of one queue: the offset that its next message gets.
@@ -84,6 +85,7 @@ type State struct {
 	// schedule says up to which offset each queue of the schedule topic was
 	// emptied.
 	schedule []int64
+	settled  map[storage.QueueID]*marks // of queues with settled messages
 	// Changes counts the changes of topics and groups, for DataVersions.
 	topicChanges, groupChanges Changes
 }
@@ -111,6 +113,7 @@ func (s *State) reset() {
 	s.groups = map[string]*remoting.GroupConfig{}
 	s.offsets = map[offsetKey][]int64{}
 	s.schedule = nil
+	s.settled = map[storage.QueueID]*marks{}
 	s.topicChanges, s.groupChanges = Changes{}, Changes{}
 }
 

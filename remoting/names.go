@@ -30,6 +30,7 @@ const (
 	TopicBenchmark     = "BenchmarkTest"
 	TopicOffsetMoved   = "OFFSET_MOVED_EVENT"
 	TopicCheckpoint    = "CHECKPOINT_TOPIC"
+	TopicTimer         = "rmq_sys_wheel_timer" // messages that are due at a time
 )
 
 // Other names of the protocol.
@@ -84,6 +85,7 @@ func checkName(kind, name string, limit int) error {
 // readOnlyTopics are those that no client may send to.
 var readOnlyTopics = map[string]bool{
 	TopicSchedule: true, TopicHalf: true, TopicHalfOp: true, TopicTransCheckMax: true, TopicSelfTest: true, TopicOffsetMoved: true,
+	TopicTimer: true,
 }
 
 var systemTopics = map[string]bool{
@@ -104,6 +106,11 @@ func IsSystemTopic(name string) bool {
 
 // IsReadOnlyTopic says whether clients may not send to the topic.
 func IsReadOnlyTopic(name string) bool { return readOnlyTopics[name] }
+
+// IsWaitingTopic says whether the topic's messages wait for a time or a decision to go to the topic they are for.
+func IsWaitingTopic(name string) bool {
+	return name == TopicSchedule || name == TopicHalf || name == TopicTimer
+}
 
 // IsSystemGroup says whether the group is one of RocketMQ's own.
 func IsSystemGroup(name string) bool {

@@ -1,0 +1,162 @@
+package fsm
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math/bits"
+	"slices"
+
+	"github.com/raftmq/raftmq/storage"
+)
+
+// marks says which messages of a queue were settled: those before base, which is
+// a multiple of 64, and those whose bit is set.
+type marks struct {
+	base int64
+	bits []uint64
+}
+
+func (m *marks) has(offset int64) bool {
+	if offset < m.base {
+		return true
+	}
+	word := (offset - m.base) / 64
+	return word < int64(len(m.bits)) && m.bits[word]&(1<<(offset%64)) != 0
+}
+
+// set marks an offset from base on.
+func (m *marks) set(offset int64) {
+	word := (offset - m.base) / 64
+	for int64(len(m.bits)) <= word {
+		m.bits = append(m.bits, 0)
+	}
+	m.bits[word] |= 1 << (offset % 64)
+	whole := 0
+	for whole < len(m.bits) && m.bits[whole] == ^uint64(0) {
+		whole++
+	}
+	if whole > 0 {
+		m.base += int64(whole) * 64
+		m.bits = slices.Clone(m.bits[whole:])
+	}
+}
+
+// next is the first offset from one on that is not marked.
+func (m *marks) next(from int64) int64 {
+	from = max(from, m.base)
+	for {
+		word := (from - m.base) / 64
+		if word >= int64(len(m.bits)) {
+			return from
+		}
+		unset := ^m.bits[word] >> (from % 64)
+		if unset != 0 {
+			return from + int64(bits.TrailingZeros64(unset))
+		}
+		from += 64 - from%64
+	}
+}
+
+// settle stores a send, if there is one, and settles the message it names: both
+// or neither. A message is settled once, so a settlement that is proposed twice,
+// or by two leaders, acts once.
+func (s *State) settle(next send, host string) (Result, error) {
+	w := next.Settles
+	t, ok := s.topics[w.Queue.Topic]
+	if !ok || t.Incarnation != w.Queue.Incarnation || w.Queue.Queue < 0 || int(w.Queue.Queue) >= len(t.queues) ||
+		w.Offset < 0 || w.Offset >= t.queues[w.Queue.Queue].next {
+		return Result{Status: NotWaiting}, nil
+	}
+	if s.isSettled(w.Queue, w.Offset) {
+		return Result{Status: Stale}, nil
+	}
+	res := Result{Status: Stored, Queue: w.Queue.Queue, QueueOffset: w.Offset}
+	if next.n > 0 || len(next.records) > 0 {
+		var err error
+		if next.Waited {
+			res, err = s.deliver(next, host)
+		} else {
+			res, err = s.appendSend(next, host)
+		}
+		if err != nil || res.Status != Stored {
+			return res, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.settled[w.Queue]
+	if m == nil {
+		m = new(marks)
+		s.settled[w.Queue] = m
+	}
+	m.set(w.Offset)
+	return res, nil
+}
+
+// isSettled is Settled for apply's goroutine.
+func (s *State) isSettled(q storage.QueueID, offset int64) bool {
+	m := s.settled[q]
+	return m != nil && m.has(offset)
+}
+
+// Settled says whether the message at a queue's offset was settled.
+func (s *State) Settled(q storage.QueueID, offset int64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.isSettled(q, offset)
+}
+
+// Unsettled is the first offset of a queue, from one on, whose message is not
+// settled. That may be one that the queue does not have yet.
+func (s *State) Unsettled(q storage.QueueID, from int64) int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if m := s.settled[q]; m != nil {
+		return m.next(from)
+	}
+	return from
+}
+
+func (s *State) appendSettled(b []byte) []byte {
+	b = appendCount(b, len(s.settled))
+	for _, id := range slices.SortedFunc(maps.Keys(s.settled), compareQueues) {
+		m := s.settled[id]
+		b = appendString(b, id.Topic)
+		b = binary.BigEndian.AppendUint64(b, id.Incarnation)
+		b = appendI32(b, id.Queue)
+		b = appendI64(b, m.base)
+		b = appendCount(b, len(m.bits))
+		for _, w := range m.bits {
+			b = binary.BigEndian.AppendUint64(b, w)
+		}
+	}
+	return b
+}
+
+func (s *State) readSettled(r *reader) {
+	for range r.count(4 + 8 + 4 + 8 + 4) {
+		id := storage.QueueID{Topic: r.string(), Incarnation: r.u64(), Queue: r.i32()}
+		m := &marks{base: r.i64()}
+		for range r.count(8) {
+			m.bits = append(m.bits, r.u64())
+		}
+		switch {
+		case r.err != nil:
+			return
+		case m.base < 0 || m.base%64 != 0:
+			r.fail(fmt.Errorf("%v: settled up to %d", id, m.base))
+			return
+		case s.topics[id.Topic] == nil:
+			r.fail(errors.New("settled messages of no topic"))
+			return
+		}
+		s.settled[id] = m
+	}
+}
+
+func compareQueues(a, b storage.QueueID) int {
+	return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Incarnation, b.Incarnation), cmp.Compare(a.Queue, b.Queue))
+}
