@@ -8,7 +8,7 @@ DURATION    ?= 2m
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: all build demo test race chaos bench fuzz lint clean
+.PHONY: all build demo test race conformance chaos bench fuzz lint clean
 
 all: build
 
@@ -27,6 +27,10 @@ test:
 
 race:
 	$(GO) test -race ./...
+
+# Every statement of RocketMQ's semantics, and whether the tests named after it pass.
+conformance:
+	$(GO) run ./cmd/conformance
 
 # Real processes killed at random for DURATION, and everything compared. The seed
 # is printed; RAFTMQ_SEED repeats its faults.
