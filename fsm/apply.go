@@ -155,7 +155,11 @@ func (s *State) applyOther(kind Kind, r *reader, term uint64) (Status, error) {
 		}
 		return s.deleteGroup(name, offsets), nil
 	case KindCommitOffsets:
-		return s.commitOffsets(r)
+		return s.commitOffsets(r, false)
+	case KindResetOffsets:
+		return s.commitOffsets(r, true)
+	case KindEndReset:
+		return s.endReset(r)
 	case KindTrim:
 		physical := r.i64()
 		if err := r.end(); err != nil {
@@ -224,6 +228,7 @@ func (s *State) deleteGroup(name string, offsets bool) Status {
 		delete(s.groups, name)
 		s.groupChanges.add(s.logTime)
 	}
+	s.dropResets(func(k offsetKey) bool { return k.group == name })
 	if offsets {
 		for k := range s.offsets { // any order: each is deleted on its own
 			if k.group == name {
@@ -242,7 +247,8 @@ func (c *Changes) add(now int64) {
 // maxQueues bounds the queues of a topic: a queue id indexes a slice.
 const maxQueues = 1 << 16
 
-func (s *State) commitOffsets(r *reader) (Status, error) {
+// commitOffsets sets offsets as consumers commit them, or resets them.
+func (s *State) commitOffsets(r *reader, reset bool) (Status, error) {
 	n := r.count(4 + 4 + 4 + 8)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -258,6 +264,15 @@ func (s *State) commitOffsets(r *reader) (Status, error) {
 			continue
 		}
 		k := offsetKey{name, group}
+		at := queueKey{k, queue}
+		if reset {
+			if _, ok := s.groups[group]; !ok { // (F7)
+				continue
+			}
+			s.beginReset(at, offset)
+		} else if _, pending := s.resets[at]; pending {
+			continue
+		}
 		for len(s.offsets[k]) <= int(queue) {
 			s.offsets[k] = append(s.offsets[k], noOffset)
 		}
@@ -321,6 +336,7 @@ func (s *State) deleteTopic(name string) (Status, error) {
 				delete(s.offsets, k)
 			}
 		}
+		s.dropResets(func(k offsetKey) bool { return k.topic == name })
 		for id := range s.settled { // any order, too
 			if id.Topic == name {
 				delete(s.settled, id)

@@ -51,10 +51,12 @@ const (
 	KindCommitOffsets Kind = 8  // consumer offsets
 	KindTrim          Kind = 9  // forget the CommitLog's first segments
 	KindDeliver       Kind = 10 // append delayed messages that are due where they belong
+	KindResetOffsets  Kind = 12 // consumer offsets, and what consumers commit is passed over until they know
+	KindEndReset      Kind = 13 // they know
 )
 
 // lastKind is the last of them.
-const lastKind = KindDeliver
+const lastKind = KindEndReset
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
 var ErrCommand = errors.New("fsm: command can't be applied")
@@ -138,7 +140,10 @@ type Offset struct {
 
 // CommitOffsets sets consumer offsets, in order.
 func CommitOffsets(offsets []Offset) []byte {
-	b := header(nil, KindCommitOffsets)
+	return appendOffsets(header(nil, KindCommitOffsets), offsets)
+}
+
+func appendOffsets(b []byte, offsets []Offset) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(len(offsets)))
 	for _, o := range offsets {
 		b = appendString(b, o.Group)

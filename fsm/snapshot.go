@@ -195,6 +195,7 @@ func (s *State) adopt(next *State) {
 	s.config, s.leader = next.config, next.leader
 	s.topics, s.groups, s.offsets, s.schedule, s.settled = next.topics, next.groups, next.offsets, next.schedule, next.settled
 	s.topicChanges, s.groupChanges = next.topicChanges, next.groupChanges
+	s.resets, s.resetChanges = next.resets, next.resetChanges
 }
 
 // agrees says whether a manifest describes the CommitLog this state knows.
@@ -253,7 +254,7 @@ func (s *State) appendMeta(b []byte) []byte {
 	for _, o := range s.schedule {
 		b = appendI64(b, o)
 	}
-	return s.appendSettled(b)
+	return s.appendResets(s.appendSettled(b))
 }
 
 func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
@@ -328,6 +329,7 @@ func (s *State) readMeta(b []byte) error {
 		s.schedule = append(s.schedule, r.i64())
 	}
 	s.readSettled(&r)
+	s.readResets(&r)
 	if err := r.end(); err != nil {
 		return err
 	}

@@ -79,6 +79,9 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 			a := NewDeliverCommand(testHost, int32(rng.IntN(2)), int64(rng.IntN(3)))
 			a.End(append(a.Begin(SendMeta{}), message{topic: pick(topics), queue: int32(rng.IntN(4)), body: "d", waited: rng.Int64N(int64(len(out)+1) * 20_000)}.record(t)...), 1)
 			add(a.Bytes())
+		case k < 19 && rng.IntN(3) == 0:
+			add(ResetOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(3)), rng.Int64N(100)}}))
+			add(EndReset(pick(groups), pick(topics), int32(rng.IntN(3)), rng.Uint64N(40)))
 		case k < 19:
 			add(CommitOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(5)), rng.Int64N(100)}, {pick(groups), pick(topics), 0, 1}}))
 		default:

@@ -70,7 +70,7 @@ type State struct {
 	end      int64  // of the CommitLog
 	min      int64  // of the CommitLog
 	logTime  int64  // ms; F4
-	sequence uint64 // incarnations given out
+	sequence uint64 // incarnations and ids of resets given out
 	sends    *window
 	hosts    []string // store hosts of the sends in the window
 	failed   error    // F6: latched
@@ -82,12 +82,14 @@ type State struct {
 	topics  map[string]*topic
 	groups  map[string]*remoting.GroupConfig
 	offsets map[offsetKey][]int64 // by queue id; noOffset where none
+	resets  map[queueKey]Reset
 	// schedule says up to which offset each queue of the schedule topic was
 	// emptied.
 	schedule []int64
 	settled  map[storage.QueueID]*marks // of queues with settled messages
 	// Changes counts the changes of topics and groups, for DataVersions.
 	topicChanges, groupChanges Changes
+	resetChanges               int64
 }
 
 // Changes says how often a table was changed, and when last in log time, ms.
@@ -112,9 +114,10 @@ func (s *State) reset() {
 	s.topics = map[string]*topic{}
 	s.groups = map[string]*remoting.GroupConfig{}
 	s.offsets = map[offsetKey][]int64{}
+	s.resets = map[queueKey]Reset{}
 	s.schedule = nil
 	s.settled = map[storage.QueueID]*marks{}
-	s.topicChanges, s.groupChanges = Changes{}, Changes{}
+	s.topicChanges, s.groupChanges, s.resetChanges = Changes{}, Changes{}, 0
 }
 
 // Configuration returns what the group has agreed on; its GroupID is empty while
@@ -157,11 +160,12 @@ func (s *State) Topics() ([]Topic, Changes) {
 	return out, s.topicChanges
 }
 
-// TableChanges counts the changes of topics and groups together.
+// TableChanges counts the changes of topics and groups, and the resets of offsets,
+// together.
 func (s *State) TableChanges() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.topicChanges.Count + s.groupChanges.Count
+	return s.topicChanges.Count + s.groupChanges.Count + s.resetChanges
 }
 
 // Group returns a subscription group by name.

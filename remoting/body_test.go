@@ -47,6 +47,11 @@ func TestBodies(t *testing.T) {
 		{"KV table", `{"table":{"a":"b","n":1}}`, KVTable{"a": "b", "n": "1"}},
 		{"topic stats", `{"offsetTable":{{"brokerName":"b","queueId":1,"topic":"T"}:{"lastUpdateTimestamp":9,"maxOffset":8,"minOffset":7}},"topicPutTps":1.5}`,
 			TopicStats{Queues: []QueueStats{{mq(1), 7, 8, 9}}, PutTPS: 1.5}},
+		{"consumer status", `{"consumerTable":{"c":{{"brokerName":"b","queueId":1,"topic":"T"}:5},"d":{}}}`,
+			ConsumerStatus{{"c", QueueOffsets{{mq(1), 5}}}, {"d", nil}}},
+		{"consume result of Java", `{"autoCommit":true,"consumeResult":"CR_LATER","order":false,"remark":"r","spentTimeMills":7}`,
+			ConsumeResult{AutoCommit: true, Result: ConsumeLater, Remark: "r", Spent: 7}},
+		{"consume result of Go", `{"order":true,"autoCommit":false,"consumeResult":4,"remark":"","spentTimeMills":0}`, ConsumeResult{Order: true, Result: ConsumeException}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := reflect.New(reflect.TypeOf(tt.want))
@@ -71,6 +76,7 @@ func TestBodies(t *testing.T) {
 		&ConsumerConnections{Connections: []ClientConnection{{"id", "1.2.3.4:5", LanguageGo, 477}}, ConsumeType: ConsumePassively,
 			Subscriptions: []Subscription{{Topic: "T", Expression: "\x01\"*", Tags: []string{"a", "b"}, ExpressionType: "TAG"}}},
 		&LockRequest{ConsumerGroup: "g", ClientID: "c", OnlyThisBroker: true, Queues: []MessageQueue{mq(1)}},
+		&ConsumeResult{AutoCommit: true, Result: ConsumeSuccess, Spent: 3}, &ConsumeTimeSpans{{mq(1), 1, 2, -1, 4}}, &ConsumerStatus{{ClientID: "c"}},
 		&DataVersion{1, 2, 3}, &KVTable{}, &LockResponse{}, &ConsumerList{}, &TopicList{Topics: []string{}}, &GroupList{"a"}, &ProducerConnections{},
 	} {
 		text := b.(interface{ AppendBody([]byte) []byte }).AppendBody(nil)
@@ -98,7 +104,8 @@ func TestBodyRefusals(t *testing.T) {
 		{new(RouteData), `{"brokerDatas":[{"brokerAddrs":{"x":"a:1"}}]}`}, {new(RouteData), `{"queueDatas":[{"perm":"x"}]}`},
 		{new(QueueOffsets), `{"offsetTable":{"x":1}}`}, {new(QueueOffsets), `{"offsetTable":{{"queueId":{}}:1}}`},
 		{new(QueueOffsets), `{"offsetTable":{{"queueId":1}:"x"}}`}, {new(TopicStats), `{"topicPutTps":"x"}`},
-		{new(LockRequest), `{"mqSet":[1]}`}, {new(DataVersion), `{"counter":1e30}`}, {new(KVTable), `{"table":[]}`},
+		{new(LockRequest), `{"mqSet":[1]}`}, {new(ConsumerStatus), `{"consumerTable":{"c":[1]}}`}, {new(ConsumeResult), `{}`},
+		{new(ConsumeTimeSpans), `{"consumeTimeSpanSet":[{"messageQueue":1}]}`}, {new(DataVersion), `{"counter":1e30}`}, {new(KVTable), `{"table":[]}`},
 		{new(ConsumerList), `{"consumerIdList":[` + strings.Repeat(`0,`, maxJSONItems) + `0]}`},
 	} {
 		if err := tt.body.DecodeBody([]byte(tt.text)); !errors.Is(err, ErrBody) || len(err.Error()) > 400 {

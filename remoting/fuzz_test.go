@@ -253,6 +253,9 @@ func FuzzBodies(f *testing.F) {
 		fuzzBody[ConsumeStats](t, body)
 		fuzzBody[ConsumerConnections](t, body)
 		fuzzBody[KVTable](t, body)
+		fuzzBody[ConsumerStatus](t, body)
+		fuzzBody[ConsumeResult](t, body)
+		fuzzBody[ConsumeTimeSpans](t, body)
 	})
 }
 

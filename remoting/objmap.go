@@ -91,12 +91,16 @@ type QueueOffset struct {
 func (t QueueOffsets) AppendBody(dst []byte) []byte {
 	w := newObject(dst)
 	w.member("offsetTable", '{')
+	w.queueOffsets(t)
+	w.close('}')
+	return w.end()
+}
+
+func (w *jsonWriter) queueOffsets(t QueueOffsets) {
 	for _, o := range t {
 		w.queueKey(o.MessageQueue)
 		w.number(o.Offset)
 	}
-	w.close('}')
-	return w.end()
 }
 
 // DecodeBody reads {"offsetTable":...} and {"messageQueueTable":...}, which answers GetConsumerStatusFromClient (221).

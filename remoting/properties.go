@@ -31,6 +31,8 @@ const (
 	PropReplyToClient      = "REPLY_TO_CLIENT"
 	PropTTL                = "TTL"
 	PropMessageType        = "MSG_TYPE"
+	PropPushReplyTime      = "PUSH_REPLY_TIME"
+	PropArriveTime         = "ARRIVE_TIME"
 	PropMinOffset          = "MIN_OFFSET"
 	PropMaxOffset          = "MAX_OFFSET"
 	PropInstanceID         = "INSTANCE_ID"
