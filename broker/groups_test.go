@@ -83,6 +83,23 @@ func TestGROUP02ConsumeEnable(t *testing.T) {
 	}
 }
 
+func TestGROUP03BroadcastingNotEnabled(t *testing.T) {
+	t.Parallel()
+	c := dial(t, shared(t))
+	topic, group := named(t), "g"+named(t)
+	c.topic(topic, 1)
+	c.mustSend(message(topic, 0), "m")
+	c.group(group, func(g *remoting.GroupConfig) { g.ConsumeBroadcastEnable = false })
+	broadcasting := consumer(group, topic, "*")
+	broadcasting.MessageModel = remoting.Broadcasting
+	c.beat("one", broadcasting)
+	wantCode(t, c.pull(pullOf(topic, 0, 0, registered(group, 0))).err, remoting.NoPermission)
+	c.group(group)
+	if p := c.pull(pullOf(topic, 0, 0, registered(group, 0))); p.err != nil || len(p.records) != 1 {
+		t.Errorf("%d messages: %v", len(p.records), p.err)
+	}
+}
+
 func TestGROUP04Names(t *testing.T) {
 	t.Parallel()
 	c := dial(t, shared(t))

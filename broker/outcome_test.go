@@ -49,7 +49,7 @@ func isUnknown(t testing.TB, r remoting.SendResponse, err error) {
 // no quorum has is unknown, is stored once when there is a quorum again, and
 // asking under its key tells. When the leader has stepped down, sends are refused
 // and never appear.
-func TestSEND20UnknownIsNeverCalledNotStored(t *testing.T) {
+func TestSEND20AndFLUSH06And07And08UnknownIsNeverCalledNotStored(t *testing.T) {
 	t.Parallel()
 	cl := startCluster(t, 3, slowToStepDown)
 	leader := cl.leader(t)
@@ -175,7 +175,7 @@ func TestSlaveNotAvailableInAGroupOfOne(t *testing.T) {
 }
 
 // A full disk refuses writes, and goes on with reads.
-func TestFullDiskRefusesSends(t *testing.T) {
+func TestSTORE07FullDiskRefusesSends(t *testing.T) {
 	t.Parallel()
 	cl := startCluster(t, 1, nil)
 	b := cl.leader(t)
@@ -200,7 +200,7 @@ func TestFullDiskRefusesSends(t *testing.T) {
 
 // By what is left: diskReserve. The disk is filled with a file's worth of blocks
 // and nothing but that file.
-func TestDiskReserveRefusesSendsUntilThereIsRoom(t *testing.T) {
+func TestSTORE08DiskReserveRefusesSendsUntilThereIsRoom(t *testing.T) {
 	t.Parallel()
 	const margin = 1 << 30
 	usage, err := disk.OS().Usage(t.TempDir())

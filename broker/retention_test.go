@@ -40,7 +40,7 @@ func (c *testClient) minOffset(topic string) int64 {
 
 // STORE-06, 07, 09, 11: what is old goes when it is time to or the disk fills up,
 // what is young when it has filled up; and on all replicas the same.
-func TestSTORE06Retention(t *testing.T) {
+func TestSTORE06And07And09And11Retention(t *testing.T) {
 	t.Parallel()
 	never := fmt.Sprint((time.Now().Hour() + 12) % 24)
 	cl := startCluster(t, 3, func(c *Config) { c.DeleteWhen = never })

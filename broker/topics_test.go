@@ -113,7 +113,7 @@ func TestTOPIC03AutoCreation(t *testing.T) {
 	}
 }
 
-func TestTOPIC04And07WithoutAutoCreation(t *testing.T) {
+func TestTOPIC04And07AndSEND04AndOFF10WithoutAutoCreation(t *testing.T) {
 	t.Parallel()
 	off := false
 	cl := startCluster(t, 1, func(c *Config) { c.AutoCreateTopicEnable = &off })

@@ -281,6 +281,25 @@ func TestNameServers(t *testing.T) {
 }
 
 // TestUnusedPeers: the connection to an address that is in no route any more is closed after a while.
+// TestHA10NoNameServer ends all name servers for hours: clients go on with the
+// routes they know.
+func TestHA10NoNameServer(t *testing.T) {
+	bubble(t, 2, 1, func(t *testing.T, c *cluster) {
+		c.topic("T", 1)
+		p, err := c.client(Config{}).NewProducer(ProducerConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustSend(t, p, &Message{Topic: "T"})
+		c.ns.stop()
+		for range 20 {
+			time.Sleep(10 * time.Minute) // fake
+			mustSend(t, p, &Message{Topic: "T"})
+		}
+		c.ns.start()
+	})
+}
+
 func TestUnusedPeers(t *testing.T) {
 	bubble(t, 1, 2, func(t *testing.T, c *cluster) {
 		c.topic("T", 1)

@@ -313,7 +313,7 @@ func TestOffsetsAndGroups(t *testing.T) {
 	}
 }
 
-func TestTrimTakesWholeSegmentsAndNeverTheLast(t *testing.T) {
+func TestSTORE11TrimTakesWholeSegmentsAndNeverTheLast(t *testing.T) {
 	r := newReplica(t)
 	r.feed(testConfigure(), PutTopic(testTopic("T", 1), false))
 	m := message{topic: "T", body: string(make([]byte, testSegment/2))}

@@ -147,7 +147,7 @@ var damages = []struct {
 
 // Damage of every kind, found while the store is in use or at the next start, is
 // never served, and is repaired: from what is here, or from a peer.
-func TestDamage(t *testing.T) {
+func TestSTORE03Damage(t *testing.T) {
 	rounds := 2
 	if os.Getenv("RAFTMQ_LONG") != "" {
 		rounds = 50

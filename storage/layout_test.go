@@ -71,7 +71,7 @@ func TestGoldenLayout(t *testing.T) {
 }
 
 // A record needs 8 bytes behind it in its segment, and not one more.
-func TestRecordAtSegmentEnd(t *testing.T) {
+func TestSTORE05RecordAtSegmentEnd(t *testing.T) {
 	id := QueueID{"t", 1, 0}
 	empty := int64(len(testRecord(id, 0, 0, 0, nil, "")))
 	for over := int64(-2); over <= 2; over++ {
@@ -196,7 +196,7 @@ func TestQueueFiles(t *testing.T) {
 
 // A queue whose records are all trimmed is empty at its old end, and goes on
 // there.
-func TestEmptiedQueue(t *testing.T) {
+func TestSTORE10EmptiedQueue(t *testing.T) {
 	r := newRig(t, testOptions(nil))
 	id := QueueID{"old", 1, 0}
 	r.do(r.m.append(message{id: id, body: []byte("x")}, message{id: id, body: []byte("y")}))

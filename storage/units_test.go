@@ -161,7 +161,7 @@ func TestExtendCRC(t *testing.T) {
 }
 
 // All queues and the index come back from the CommitLog alone.
-func TestRebuild(t *testing.T) {
+func TestSTORE04Rebuild(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	r := filledRig(t, rng)
 	r.s.Rebuild()

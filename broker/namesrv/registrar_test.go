@@ -44,7 +44,7 @@ func (w *wire) registrar(t testing.TB, cfg RegistrarConfig, servers ...string) *
 // addrs shows the addresses of broker-a at a service.
 func addrs(s *Service) string { return fmt.Sprint(s.Clusters().Brokers["broker-a"].Addrs) }
 
-func TestRegistrar(t *testing.T) {
+func TestHA08Registrar(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
 		one, two := w.serve(t, "ns:1", Config{}), w.serve(t, "ns:2", Config{})
@@ -318,10 +318,10 @@ func TestRegistrarBackoff(t *testing.T) {
 	})
 }
 
-// TestTwoLeaders has the registrars of two replicas claim to lead, with terms 5
+// TestHA09TwoLeaders has the registrars of two replicas claim to lead, with terms 5
 // and 6, in every order and with lost connections between. Whatever the order,
 // once the replica of term 6 has spoken it is id 0 at every name server.
-func TestTwoLeaders(t *testing.T) {
+func TestHA09TwoLeaders(t *testing.T) {
 	type step struct {
 		who int // 0, 1
 		reg Registration

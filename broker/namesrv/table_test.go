@@ -354,10 +354,10 @@ func showOf(all, topic string) string {
 	return ""
 }
 
-// TestTermsInEveryOrder has two replicas claim to lead with terms 5 and 6, as
+// TestHA09TermsInEveryOrder has two replicas claim to lead with terms 5 and 6, as
 // they and followers come and go in every order. With the replica of term 6
 // alive, it is the leader, whoever spoke last.
-func TestTermsInEveryOrder(t *testing.T) {
+func TestHA09TermsInEveryOrder(t *testing.T) {
 	const a, b = "a:1", "b:1"
 	events := []event{
 		{name: "a leads term 5", do: func(t *table, now time.Time) string {

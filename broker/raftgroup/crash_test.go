@@ -133,7 +133,7 @@ func TestCrashBetweenPublishAndResponse(t *testing.T) {
 }
 
 // Row 8: all nodes lose what they have not synced, at one moment.
-func TestPowerLossEverywhere(t *testing.T) {
+func TestSEND21AndHA06PowerLossEverywhere(t *testing.T) {
 	underLoad(t, 3, nil, func(t *testing.T, c *testCluster, h *history, rng *rand.Rand) {
 		for range 5 {
 			before := h.count()
@@ -169,7 +169,7 @@ func TestKillLeaderInALoop(t *testing.T) {
 
 // Row 2: minorities, majorities and all are killed; without a quorum nothing is
 // acknowledged.
-func TestKillMany(t *testing.T) {
+func TestSEND21AndSTORE02KillMany(t *testing.T) {
 	underLoad(t, 5, nil, func(t *testing.T, c *testCluster, h *history, rng *rand.Rand) {
 		for _, kills := range []int{1, 2, 3, 4, 5} {
 			c.settleLeader()

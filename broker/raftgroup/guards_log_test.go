@@ -154,7 +154,7 @@ func TestGuardPoison(t *testing.T) {
 
 // E1: after a failed sync nothing more is acknowledged, though the disk works
 // again, and the replica does not stand; started again, it goes on.
-func TestPoisonOnStoreError(t *testing.T) {
+func TestFLUSH05PoisonOnStoreError(t *testing.T) {
 	steps := map[string]func(disk.Op) bool{
 		"write": func(op disk.Op) bool { return op.Label == raftlog.LabelAppend && op.Kind == disk.OpWrite },
 		"sync":  func(op disk.Op) bool { return op.Label == raftlog.LabelAppend && op.Kind == disk.OpSync },

@@ -66,7 +66,7 @@ var partitions = []partition{
 // A leader without a quorum stops acknowledging; one that has a quorum keeps it,
 // and is not disturbed; a majority that sees itself goes on, and afterwards
 // everything is as it should be.
-func TestPartitions(t *testing.T) {
+func TestHA03Partitions(t *testing.T) {
 	for _, p := range partitions {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

@@ -46,7 +46,7 @@ func run(only string, packages []string, out io.Writer) (bool, error) {
 		}
 		areas = []string{only}
 	}
-	args := append([]string{"test", "-json", "-count=1", "-run", "^Test(" + strings.Join(areas, "|") + ")[0-9]"}, packages...)
+	args := append([]string{"test", "-json", "-count=1", "-run", "^Test(" + strings.Join(areas, "|") + ")[0-9]|^Test[A-Z]+[0-9][0-9].*And(" + strings.Join(areas, "|") + ")[0-9]"}, packages...)
 	cmd := exec.Command("go", args...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()

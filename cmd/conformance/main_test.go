@@ -8,10 +8,11 @@ import (
 
 func TestStatementsOfATestName(t *testing.T) {
 	for name, want := range map[string]string{
-		"TestSEND12Batch":                 "SEND-12 batch",
-		"TestINDEX01And02And05QueryByKey": "INDEX-01 INDEX-02 INDEX-05 query by key",
-		"TestTX11":                        "TX-11 ",
-		"TestProducer":                    " ",
+		"TestSEND12Batch":                          "SEND-12 batch",
+		"TestINDEX01And02And05QueryByKey":          "INDEX-01 INDEX-02 INDEX-05 query by key",
+		"TestSEND21AndSTORE02And03KillMany":        "SEND-21 STORE-02 STORE-03 kill many",
+		"TestTX11":                                 "TX-11 ",
+		"TestProducer":                             " ",
 		"TestSEND22RetryIsStoredOnceAcrossBrokers": "SEND-22 retry is stored once across brokers",
 	} {
 		ids, title := statements(name)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 )
@@ -53,7 +52,8 @@ func notApplicable(id string) (string, bool) {
 }
 
 var (
-	testName = regexp.MustCompile(`^Test([A-Z]+)(\d\d(?:And\d\d)*)(.*)$`)
+	testName = regexp.MustCompile(`^Test([A-Z]+\d\d(?:And[A-Z]*\d\d)*)(.*)$`)
+	idInName = regexp.MustCompile(`([A-Z]*)(\d\d)`)
 	wordAt   = regexp.MustCompile(`([a-z0-9])([A-Z])`)
 )
 
@@ -63,8 +63,13 @@ func statements(test string) (ids []string, title string) {
 	if m == nil {
 		return nil, ""
 	}
-	for n := range strings.SplitSeq(m[2], "And") {
-		ids = append(ids, fmt.Sprintf("%s-%s", m[1], n))
+	area := ""
+	for part := range strings.SplitSeq(m[1], "And") {
+		id := idInName.FindStringSubmatch(part)
+		if id[1] != "" {
+			area = id[1]
+		}
+		ids = append(ids, area+"-"+id[2])
 	}
-	return ids, strings.ToLower(wordAt.ReplaceAllString(m[3], "$1 $2"))
+	return ids, strings.ToLower(wordAt.ReplaceAllString(m[2], "$1 $2"))
 }

@@ -175,7 +175,7 @@ func TestKillLeader(t *testing.T) {
 }
 
 // Row 2: kill -9 of a follower, of a majority, of all.
-func TestKillNodes(t *testing.T) {
+func TestSTORE02KillNodes(t *testing.T) {
 	t.Parallel()
 	c := startChaos(t)
 	for range times(1, 8) {

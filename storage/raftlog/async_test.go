@@ -35,7 +35,7 @@ func entriesLeft(t *testing.T, fs disk.FS, boot string) ([]*raft.Log, bool) {
 	return got, suspect
 }
 
-func TestAsyncFlushSyncsOnTime(t *testing.T) {
+func TestFLUSH03AsyncFlushSyncsOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := newMem(t)
 		o := async("boot-1")
