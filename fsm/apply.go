@@ -98,6 +98,8 @@ func (s *State) apply(e Entry) ([]Result, error) {
 		return s.applyAppend(&r)
 	case KindDeliver:
 		return s.applyDeliver(&r)
+	case KindLock:
+		return []Result{{}}, s.applyLocks(&r, e.Index)
 	}
 	// What follows may take queues and segments away from under what is staged.
 	if err := s.flush(); err != nil {
@@ -229,6 +231,7 @@ func (s *State) deleteGroup(name string, offsets bool) Status {
 		s.groupChanges.add(s.logTime)
 	}
 	s.dropResets(func(k offsetKey) bool { return k.group == name })
+	s.dropLocks(func(k offsetKey) bool { return k.group == name })
 	if offsets {
 		for k := range s.offsets { // any order: each is deleted on its own
 			if k.group == name {
@@ -342,6 +345,7 @@ func (s *State) deleteTopic(name string) (Status, error) {
 				delete(s.settled, id)
 			}
 		}
+		s.dropLocks(func(k offsetKey) bool { return k.topic == name })
 		s.topicChanges.add(s.logTime)
 	}
 	s.mu.Unlock()

@@ -51,6 +51,7 @@ const (
 	KindCommitOffsets Kind = 8  // consumer offsets
 	KindTrim          Kind = 9  // forget the CommitLog's first segments
 	KindDeliver       Kind = 10 // append delayed messages that are due where they belong
+	KindLock          Kind = 11 // who consumes queues in order
 	KindResetOffsets  Kind = 12 // consumer offsets, and what consumers commit is passed over until they know
 	KindEndReset      Kind = 13 // they know
 )

@@ -6,8 +6,8 @@
 // # What it owns
 //
 // Topics, subscription groups, consumer offsets, the next offset of every queue,
-// the end of the CommitLog, the log time and the window of recent sends. The
-// messages themselves are the store's: an append command carries whole records,
+// the end of the CommitLog, the log time, the window of recent sends, and which
+// client has locked which queue. The messages themselves are the store's: an append command carries whole records,
 // apply assigns queue offset, physical offset and store time, and tells the
 // store which bytes go where.
 //
@@ -22,4 +22,6 @@
 //	F6  An entry that can't be decoded stops the replica; it is never skipped.
 //	F7  A command re-checks what its proposer checked: a topic may be gone by the
 //	    time it is applied. What it then does is nothing, with a status.
+//	F8  A queue is locked for at most one client of a group, and another one gets
+//	    the lock only after the first has given it up or the leader has seen it end.
 package fsm

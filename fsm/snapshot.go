@@ -194,6 +194,8 @@ func (s *State) adopt(next *State) {
 	defer s.mu.Unlock()
 	s.config, s.leader = next.config, next.leader
 	s.topics, s.groups, s.offsets, s.schedule, s.settled = next.topics, next.groups, next.offsets, next.schedule, next.settled
+	s.locks = next.locks
+	s.lockChanges++
 	s.topicChanges, s.groupChanges = next.topicChanges, next.groupChanges
 	s.resets, s.resetChanges = next.resets, next.resetChanges
 }
@@ -254,7 +256,7 @@ func (s *State) appendMeta(b []byte) []byte {
 	for _, o := range s.schedule {
 		b = appendI64(b, o)
 	}
-	return s.appendResets(s.appendSettled(b))
+	return s.appendLocks(s.appendResets(s.appendSettled(b)))
 }
 
 func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
@@ -330,6 +332,7 @@ func (s *State) readMeta(b []byte) error {
 	}
 	s.readSettled(&r)
 	s.readResets(&r)
+	s.readLocks(&r)
 	if err := r.end(); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 	add(Lead(Leader{Node: "n1", Address: "127.0.0.1:1"}))
 	add(testConfigure())
 	for len(out) < n {
-		switch k := rng.IntN(20); {
+		switch k := rng.IntN(22); {
 		case k < 12:
 			var ms []message
 			for range 1 + rng.IntN(5) {
@@ -82,7 +82,10 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 		case k < 19 && rng.IntN(3) == 0:
 			add(ResetOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(3)), rng.Int64N(100)}}))
 			add(EndReset(pick(groups), pick(topics), int32(rng.IntN(3)), rng.Uint64N(40)))
-		case k < 19:
+		case k < 20:
+			locks := []QueueLock{{Topic: pick(topics), Queue: int32(rng.IntN(4))}, {Topic: pick(topics), Queue: 1, Lock: Lock{Renewal: uint64(len(out) - rng.IntN(9))}}}
+			add(Grant(pick(groups), pick([]string{"c1", "c2", ""}), locks))
+		case k < 21:
 			add(CommitOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(5)), rng.Int64N(100)}, {pick(groups), pick(topics), 0, 1}}))
 		default:
 			add(Trim(now / 2000 * testSegment))
@@ -154,7 +157,7 @@ func TestStateIsAFunctionOfTheLog(t *testing.T) {
 			t.Errorf("fed %s the files differ", name)
 		}
 	}
-	if whole.end == 0 || whole.min == 0 || len(whole.topics) == 0 {
+	if whole.end == 0 || whole.min == 0 || len(whole.topics) == 0 || whole.lockChanges == 0 {
 		t.Errorf("the history does too little: the log is [%d, %d), %d topics", whole.min, whole.end, len(whole.topics))
 	}
 }
@@ -238,12 +241,14 @@ func FuzzApply(f *testing.F) {
 		}
 	}
 	f.Add(appendCommand(f, message{topic: "T", body: "b", uniq: "u", keys: "k"}, message{topic: remoting.TopicSchedule, delay: 5}))
+	f.Add(Grant("g", "c", []QueueLock{{Topic: "T"}, {Topic: "T", Queue: 1, Lock: Lock{Renewal: 5}}}))
 	f.Fuzz(func(t *testing.T, command []byte) {
 		var states [2]*State
 		var errs [2]error
 		for i := range states {
 			r := &replica{t: t, State: New(nullStore{}, testSegment)}
-			r.feed(testConfigure(), PutTopic(testTopic("T", 1), false), appendCommand(t, message{topic: "T", uniq: "u"}))
+			r.feed(testConfigure(), PutTopic(testTopic("T", 1), false), appendCommand(t, message{topic: "T", uniq: "u"}),
+				PutGroup(remoting.NewGroupConfig("g"), true))
 			states[i] = r.State
 			_, errs[i] = r.Apply([]Entry{{Index: 9, Data: command}})
 		}

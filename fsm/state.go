@@ -87,6 +87,9 @@ type State struct {
 	// emptied.
 	schedule []int64
 	settled  map[storage.QueueID]*marks // of queues with settled messages
+	locks    map[offsetKey]map[int32]Lock
+	// lockChanges counts the changes of locks, from anywhere: it is not replicated.
+	lockChanges uint64
 	// Changes counts the changes of topics and groups, for DataVersions.
 	topicChanges, groupChanges Changes
 	resetChanges               int64
@@ -117,6 +120,7 @@ func (s *State) reset() {
 	s.resets = map[queueKey]Reset{}
 	s.schedule = nil
 	s.settled = map[storage.QueueID]*marks{}
+	s.locks = map[offsetKey]map[int32]Lock{}
 	s.topicChanges, s.groupChanges, s.resetChanges = Changes{}, Changes{}, 0
 }
 
