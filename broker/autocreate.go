@@ -104,7 +104,8 @@ func (b *Broker) retryTopicOfSend(ctx context.Context, op *sendOp, group string,
 		return remoting.TopicConfig{}, err
 	}
 	h := &op.h
-	if h.ReconsumeTimes <= retryLimit(g, h.MaxReconsumeTimes, clientVersion) {
+	// A group that holds a queue consumes in order, and such a message is dead.
+	if h.ReconsumeTimes <= retryLimit(g, h.MaxReconsumeTimes, clientVersion) && !b.leases.ordered(group) {
 		return b.retryTopic(ctx, g)
 	}
 	h.Topic, h.QueueID = remoting.DLQTopic(group), 0

@@ -46,6 +46,7 @@ type Broker struct {
 	pulling  pulling
 	clients  *registry
 	offsets  *offsetWriter
+	leases   *leases
 	leading  *leading
 	names    *registration
 	counters counters
@@ -80,6 +81,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 	b.holds = newHolds(b)
 	b.clients = newRegistry(b)
 	b.offsets = newOffsetWriter(b)
+	b.leases = newLeases(b)
 	b.leading = newLeading(b)
 	if b.names, err = newRegistration(b); err != nil {
 		return nil, err

@@ -68,6 +68,10 @@ type Config struct {
 	TransferCountOnMessageInDisk int   `yaml:"maxTransferCountOnMessageInDisk"`   // 8
 	TransferBytesOnMessageInDisk int   `yaml:"maxTransferBytesOnMessageInDisk"`   // 64 KiB
 	MaxHeldPulls                 int   `yaml:"maxHeldPulls"`                      // 100,000 per group
+	// RebalanceLockMaxLiveTime is how long a queue is locked for an ordered
+	// consumer that does not renew the lock: longer than consumers rely on it,
+	// which is 30 s. 60s
+	RebalanceLockMaxLiveTime Duration `yaml:"rebalanceLockMaxLiveTime"`
 
 	MessageDelayLevel string `yaml:"messageDelayLevel"` // 1s 5s 10s 30s 1m 2m 3m ... 2h
 
@@ -139,6 +143,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.TransferCountOnMessageInDisk, 8)
 	orDefault(&c.TransferBytesOnMessageInDisk, 64<<10)
 	orDefault(&c.MaxHeldPulls, 100_000)
+	orDefault(&c.RebalanceLockMaxLiveTime, Duration(time.Minute))
 	orDefault(&c.MessageDelayLevel, defaultDelayLevels)
 	orDefault(&c.ServerChannelMaxIdle, 120)
 	orDefault(&c.ServerMaxInFlight, 16384)

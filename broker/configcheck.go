@@ -196,6 +196,7 @@ func (c *Config) validateLimits() error {
 		span("syncFlushTimeout", c.SyncFlushTimeout, time.Millisecond, time.Minute),
 		span("slaveTimeout", c.SlaveTimeout, time.Millisecond, time.Minute),
 		span("dedupWindow", max(0, c.DedupWindow), 0, 24*time.Hour),
+		span("rebalanceLockMaxLiveTime", c.RebalanceLockMaxLiveTime, time.Second, time.Hour),
 		span("registerBrokerPeriod", c.NamesrvHeartbeat, 100*time.Millisecond, time.Minute),
 	} {
 		if err := l.check(); err != nil {

@@ -49,6 +49,7 @@ func (l *leading) run() {
 				l.ready.Store(lead.Term)
 			}
 			next = min(next, l.due.deliver(l.b.ctx))
+			l.b.leases.expire(l.b.ctx, lead.Term)
 			l.retain.trim(l.b.ctx)
 		}
 		timer.Reset(next)

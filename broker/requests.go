@@ -43,6 +43,9 @@ func init() {
 		remoting.SearchOffsetByTimestamp: reading((*Broker).searchOffset),
 		remoting.GetEarliestMsgStoreTime: reading((*Broker).earliestStoreTime),
 
+		remoting.LockBatchMQ:   waiting((*Broker).lockQueues),
+		remoting.UnlockBatchMQ: waiting((*Broker).unlockQueues),
+
 		remoting.ConsumerSendMsgBack: waiting((*Broker).sendBack),
 		remoting.ViewMessageByID:     reading((*Broker).viewMessage),
 		remoting.QueryMessage:        reading((*Broker).queryMessage),
