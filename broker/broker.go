@@ -42,6 +42,7 @@ type Broker struct {
 	repeats  repeats
 	workers  *workers // for what waits for raft
 	readers  *workers // for what reads the disk
+	askers   *workers // for what waits for other clients
 	holds    *holds
 	pulling  pulling
 	clients  *registry
@@ -69,7 +70,8 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		node: n, cfg: cfg, name: g.BrokerName, addr: addr, replicas: len(nodes),
 		slaveID: int64(slices.Index(nodes, cfg.NodeID)) + 1,
 		logger:  n.logger.With("group", g.BrokerName), started: time.Now(),
-		workers: newWorkers(cfg.MaxBlockingRequests), readers: newWorkers(cfg.MaxBlockingRequests),
+		workers: newWorkers(cfg.MaxBlockingRequests, requestTimeout), readers: newWorkers(cfg.MaxBlockingRequests, requestTimeout),
+		askers:  newWorkers(cfg.MaxBlockingRequests, clientTimeout),
 		pulling: pulling{limit: int64(cfg.ServerMaxPendingBytes)},
 	}
 	host, err := addr.MarshalBinary()
@@ -235,6 +237,7 @@ func (b *Broker) close(ctx context.Context) error {
 		b.cancel()
 		b.workers.close()
 		b.readers.close()
+		b.askers.close()
 		b.running.Wait()
 		if b.group != nil {
 			err = b.group.Close()

@@ -25,12 +25,17 @@ func dial(t testing.TB, b *Broker) *testClient { return dialTo(t, b.addr.String(
 
 func dialTo(t testing.TB, addr string) *testClient {
 	t.Helper()
+	return dialWith(t, addr, remoting.ConnConfig{})
+}
+
+func dialWith(t testing.TB, addr string, cfg remoting.ConnConfig) *testClient {
+	t.Helper()
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &testClient{t: t, told: make(chan *remoting.Command, 1024)}
-	c.conn = remoting.NewConn(nc, remoting.ConnConfig{}, remoting.HandlerFunc(func(_ *remoting.Conn, req *remoting.Command) {
+	c.conn = remoting.NewConn(nc, cfg, remoting.HandlerFunc(func(_ *remoting.Conn, req *remoting.Command) {
 		select {
 		case c.told <- req.Clone():
 		default:

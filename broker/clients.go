@@ -319,3 +319,37 @@ func (r *registry) producerConnections(group string) (list remoting.ProducerConn
 	}
 	return list
 }
+
+// consuming is a client of a consumer group, nil if it is not there.
+func (r *registry) consuming(group, id string) *member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if g := r.consumers[group]; g != nil {
+		return g.members[id]
+	}
+	return nil
+}
+
+// membersOf are the clients of a consumer group, sorted by id.
+func (r *registry) membersOf(group string) (list []*member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if g := r.consumers[group]; g != nil {
+		for _, id := range slices.Sorted(maps.Keys(g.members)) {
+			list = append(list, g.members[id])
+		}
+	}
+	return list
+}
+
+// producing is a client that produces, whatever its groups, nil if it is not there.
+func (r *registry) producing(id string) *member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, members := range r.producers { // any: they share a connection, mostly
+		if m := members[id]; m != nil {
+			return m
+		}
+	}
+	return nil
+}

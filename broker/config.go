@@ -62,6 +62,9 @@ type Config struct {
 	AutoCreateSubscriptionGroup  *bool `yaml:"autoCreateSubscriptionGroup"` // true
 	SlaveReadEnable              *bool `yaml:"slaveReadEnable"`             // true: followers serve pulls
 	LongPollingEnable            *bool `yaml:"longPollingEnable"`           // true
+	UseServerSideResetOffset     *bool `yaml:"useServerSideResetOffset"`    // true
+	StoreReplyMessageEnable      *bool `yaml:"storeReplyMessageEnable"`     // true: replies are kept in the reply topic, too
+	TraceTopicEnable             bool  `yaml:"traceTopicEnable"`            // false: message traces have no topic of their own
 	NotifyConsumerIdsChanged     *bool `yaml:"notifyConsumerIdsChangedEnable"`
 	TransferCountOnMessageInMem  int   `yaml:"maxTransferCountOnMessageInMemory"` // 32
 	TransferBytesOnMessageInMem  int   `yaml:"maxTransferBytesOnMessageInMemory"` // 256 KiB
@@ -73,6 +76,7 @@ type Config struct {
 	// which is 30 s. 60s
 	RebalanceLockMaxLiveTime Duration `yaml:"rebalanceLockMaxLiveTime"`
 
+	MsgTraceTopicName string `yaml:"msgTraceTopicName"` // RMQ_SYS_TRACE_TOPIC
 	MessageDelayLevel string `yaml:"messageDelayLevel"` // 1s 5s 10s 30s 1m 2m 3m ... 2h
 
 	// Connections.
@@ -137,6 +141,9 @@ func (c *Config) setDefaults() {
 	orDefault(&c.AutoCreateSubscriptionGroup, &yes)
 	orDefault(&c.SlaveReadEnable, &yes)
 	orDefault(&c.LongPollingEnable, &yes)
+	orDefault(&c.UseServerSideResetOffset, &yes)
+	orDefault(&c.StoreReplyMessageEnable, &yes)
+	orDefault(&c.MsgTraceTopicName, remoting.TopicTrace)
 	orDefault(&c.NotifyConsumerIdsChanged, &yes)
 	orDefault(&c.TransferCountOnMessageInMem, 32)
 	orDefault(&c.TransferBytesOnMessageInMem, 256<<10)

@@ -128,6 +128,9 @@ func (c *Config) validateTexts() error {
 	if _, err := parseDelayLevels(c.MessageDelayLevel); err != nil {
 		return badKey("messageDelayLevel", "%v", err)
 	}
+	if err := remoting.CheckTopic(c.MsgTraceTopicName); err != nil {
+		return badKey("msgTraceTopicName", "%v", err)
+	}
 	if c.BindAddress != "" {
 		if _, err := netip.ParseAddr(c.BindAddress); err != nil {
 			return badKey("bindAddress", "%q is no address: want one of this machine without a port, like 0.0.0.0", c.BindAddress)

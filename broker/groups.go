@@ -50,7 +50,7 @@ func (b *Broker) subscriptionGroupConfig(_ context.Context, _ *session, req *rem
 	}
 	g, ok := b.group.State().Group(h.Group)
 	if !ok {
-		return answer{}, remoting.Errorf(remoting.SubscriptionGroupNotExist, "consumer group %s does not exist on %s", h.Group, b.name)
+		return answer{}, b.noGroup(h.Group)
 	}
 	return answer{body: g.AppendBody(nil)}, nil
 }

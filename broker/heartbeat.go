@@ -126,7 +126,7 @@ func (b *Broker) consumerConnections(_ *session, req *remoting.Command) {
 	}
 	c, ok := b.clients.consumerConnections(h.ConsumerGroup)
 	if !ok {
-		req.Responder().Error(remoting.Errorf(remoting.ConsumerNotOnline, "no consumer of group %s is connected to this broker", h.ConsumerGroup))
+		b.refuse(req.Responder(), b.notOnline(h.ConsumerGroup))
 		return
 	}
 	req.Responder().Respond(&remoting.Command{Code: remoting.Success, Body: c.AppendBody(nil)})

@@ -179,7 +179,7 @@ func (h *holds) recheck() {
 		}
 		h.mu.Lock() // for a moment: apply waits for it
 		for op := range h.byQueue[id] {
-			if end > op.next || op.allowed() != nil {
+			if end > op.next || op.allowed() != nil || op.resetPending() {
 				h.wakeOp(op)
 			}
 		}

@@ -171,7 +171,7 @@ func TestEveryRequestIsAnswered(t *testing.T) {
 	c := dial(t, cl.leader(t))
 	rubbish := remoting.Fields{}
 	for _, key := range []string{"topic", "queueId", "consumerGroup", "group", "offset", "queueOffset", "commitOffset", "a", "b", "d", "e", "f", "g", "h",
-		"maxMsgNums", "sysFlag", "subVersion", "suspendTimeoutMillis", "timestamp", "readQueueNums", "perm", "clientID", "key", "maxNum", "to"} {
+		"maxMsgNums", "sysFlag", "subVersion", "suspendTimeoutMillis", "timestamp", "readQueueNums", "perm", "clientID", "key", "maxNum", "to", "isForce", "srcGroup", "destGroup", "compareGroup", "clientId", "msgId", "i"} {
 		rubbish.Add(key, "\x01<rubbish>\x02")
 	}
 	numbers := remoting.Fields{}

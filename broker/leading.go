@@ -127,6 +127,9 @@ func (b *Broker) systemTopicConfigs() []remoting.TopicConfig {
 		with(remoting.TopicHalf, 1, rw),
 		with(remoting.TopicHalfOp, 1, rw),
 	}
+	if b.cfg.TraceTopicEnable {
+		all = append(all, with(b.cfg.MsgTraceTopicName, 1, rw))
+	}
 	if *b.cfg.AutoCreateTopicEnable {
 		all = append(all, with(remoting.TopicAutoCreate, b.cfg.DefaultTopicQueueNums, rw|remoting.PermInherit))
 	}
@@ -135,5 +138,6 @@ func (b *Broker) systemTopicConfigs() []remoting.TopicConfig {
 
 // isSystemTopic says whether a topic is one that users may not change.
 func (b *Broker) isSystemTopic(name string) bool {
-	return remoting.IsSystemTopic(name) || name == b.cfg.BrokerClusterName || name == b.name || name == remoting.ReplyTopic(b.cfg.BrokerClusterName)
+	return remoting.IsSystemTopic(name) || name == b.cfg.BrokerClusterName || name == b.name ||
+		b.cfg.TraceTopicEnable && name == b.cfg.MsgTraceTopicName || name == remoting.ReplyTopic(b.cfg.BrokerClusterName)
 }

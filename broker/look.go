@@ -37,6 +37,7 @@ func (op *pullOp) look(ctx context.Context) {
 		}
 	}
 	switch {
+	case op.reset(ctx, r):
 	case op.next < r.first:
 		op.answer(remoting.PullOffsetMoved, r.first, r, false)
 	case op.next > r.end:

@@ -28,7 +28,7 @@ func (b *Broker) updateConsumerOffset(_ *session, req *remoting.Command) {
 		// Node clients send -1 for queues they know nothing of.
 		r.Respond(&remoting.Command{Code: remoting.Success})
 	case !groupOK:
-		b.refuse(r, remoting.Errorf(remoting.SubscriptionGroupNotExist, "consumer group %s does not exist on %s", h.ConsumerGroup, b.name))
+		b.refuse(r, b.noGroup(h.ConsumerGroup))
 	case !topicOK:
 		b.refuse(r, b.noTopic(h.Topic))
 	case h.QueueID < 0 || h.QueueID >= max(topic.Config.ReadQueueNums, topic.Config.WriteQueueNums):

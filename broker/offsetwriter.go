@@ -171,15 +171,21 @@ func (w *offsetWriter) propose(ctx context.Context, offsets []fsm.Offset, term u
 		if lead := w.b.group.Leadership(); !lead.Self || lead.Term != term {
 			return raftgroup.ErrNotLeader
 		}
-		n, size := 0, 0
-		for n < len(offsets) && size < offsetBytes {
-			size += len(offsets[n].Group) + len(offsets[n].Topic) + 32
-			n++
-		}
+		n := offsetsAtOnce(offsets)
 		if _, err := w.b.group.Propose(ctx, fsm.CommitOffsets(offsets[:n])); err != nil {
 			return err
 		}
 		offsets = offsets[n:]
 	}
 	return nil
+}
+
+// offsetsAtOnce is how many of some offsets one command takes.
+func offsetsAtOnce(offsets []fsm.Offset) int {
+	n, size := 0, 0
+	for n < len(offsets) && size < offsetBytes {
+		size += len(offsets[n].Group) + len(offsets[n].Topic) + 32
+		n++
+	}
+	return n
 }

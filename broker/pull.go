@@ -157,7 +157,7 @@ func (op *pullOp) begin() {
 	if q := b.group.Store().Queue(op.queue); q != nil {
 		end = q.Max()
 	}
-	if op.next == end && op.hold(op.deadline, true) {
+	if op.next == end && !op.resetPending() && op.hold(op.deadline, true) {
 		return
 	}
 	if !b.holds.take(op) {

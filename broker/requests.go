@@ -46,6 +46,18 @@ func init() {
 		remoting.LockBatchMQ:   waiting((*Broker).lockQueues),
 		remoting.UnlockBatchMQ: waiting((*Broker).unlockQueues),
 
+		remoting.InvokeBrokerToResetOffset: reading((*Broker).resetOffset),
+		remoting.CloneGroupOffset:          waiting((*Broker).cloneOffset),
+		remoting.QueryCorrectionOffset:     reading((*Broker).correctionOffset),
+		remoting.QueryConsumeTimeSpan:      reading((*Broker).timeSpan),
+
+		remoting.SendReplyMessage:   asking((*Broker).reply),
+		remoting.SendReplyMessageV2: asking((*Broker).reply),
+
+		remoting.InvokeBrokerToGetConsumerStatus: asking((*Broker).consumerStatus),
+		remoting.GetConsumerRunningInfo:          asking((*Broker).runningInfo),
+		remoting.ConsumeMessageDirectly:          asking((*Broker).consumeDirectly),
+
 		remoting.ConsumerSendMsgBack: waiting((*Broker).sendBack),
 		remoting.ViewMessageByID:     reading((*Broker).viewMessage),
 		remoting.QueryMessage:        reading((*Broker).queryMessage),
@@ -94,13 +106,18 @@ type answer struct {
 type blockingHandler func(b *Broker, ctx context.Context, s *session, req *remoting.Command) (answer, error)
 
 // waiting is for requests that wait for raft, reading for those that read the
-// disk: so that a disk that hangs keeps nobody from joining a group.
+// disk, asking for those that wait for another client: so that a disk that hangs
+// keeps nobody from joining a group, and neither does a client that is silent.
 func waiting(f blockingHandler) handler {
 	return blocking(f, func(b *Broker) *workers { return b.workers })
 }
 
 func reading(f blockingHandler) handler {
 	return blocking(f, func(b *Broker) *workers { return b.readers })
+}
+
+func asking(f blockingHandler) handler {
+	return blocking(f, func(b *Broker) *workers { return b.askers })
 }
 
 func blocking(f blockingHandler, pool func(*Broker) *workers) handler {
@@ -121,7 +138,7 @@ func blocking(f blockingHandler, pool func(*Broker) *workers) handler {
 // run has a request answered by a worker, or refused if none has time for it.
 // size is what the request keeps in memory.
 func (b *Broker) run(pool *workers, size int, refuse func(error), answer func(context.Context)) {
-	deadline := time.Now().Add(requestTimeout)
+	deadline := time.Now().Add(pool.patience)
 	if !pool.try(size, func(ctx context.Context) {
 		if time.Now().After(deadline) {
 			// Nothing was done, and the client has gone on.

@@ -17,6 +17,9 @@ type session struct {
 	// what that keeps in memory, about. Guarded by registry.mu.
 	joined     map[membership]int
 	joinedSize int
+
+	mu   sync.Mutex
+	told map[toldKey]uint64 // resets that the client was told of, by id
 }
 
 // sessions are those of all connections of a Broker.

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/raftmq/raftmq/remoting"
 )
@@ -22,6 +23,8 @@ type workers struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	limit  int // goroutines
+	// patience is how long a job may wait for its turn and run.
+	patience time.Duration
 
 	mu      sync.Mutex
 	waiting []job
@@ -36,9 +39,9 @@ type job struct {
 	run  func(context.Context)
 }
 
-func newWorkers(limit int) *workers {
+func newWorkers(limit int, patience time.Duration) *workers {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &workers{ctx: ctx, cancel: cancel, limit: limit}
+	return &workers{ctx: ctx, cancel: cancel, limit: limit, patience: patience}
 }
 
 // try has run called, or says that too much is waiting already. size is what the
