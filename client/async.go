@@ -78,8 +78,18 @@ func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueu
 		return
 	}
 	s := newSend(p)
+	ctx, in := p.intercept(ctx, m)
+	if in != nil {
+		own := callback
+		callback = func(res *SendResult, err error) {
+			in.done(res, err)
+			own(res, err)
+		}
+	}
 	a := &asyncSend{send: s, ctx: ctx, callback: callback}
-	if err := s.single(m); err != nil {
+	err := s.single(m)
+	in.restore()
+	if err != nil {
 		a.complete(nil, err)
 		return
 	}
@@ -105,7 +115,7 @@ func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueu
 	}
 	s.walk.try(peer)
 	s.count()
-	err := conn.CallAsync(&s.req, min(s.left(), p.cfg.AttemptTimeout), func(resp *remoting.Command, err error) {
+	err = conn.CallAsync(&s.req, min(s.left(), p.cfg.AttemptTimeout), func(resp *remoting.Command, err error) {
 		if judge(resp, err) == stored {
 			a.complete(s.result(peer, resp), nil)
 			return

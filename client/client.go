@@ -24,9 +24,10 @@ type MessageQueue = remoting.MessageQueue
 //  1. A goroutine of the client runs only between New and the return of Close (see spawn).
 //  2. A peer, group or topic, once in its table, is the only one of its name until Close; only an unused peer is taken out.
 type Client struct {
-	cfg  Config
-	log  *slog.Logger
-	keys *remoting.UniqKeys
+	cfg    Config
+	log    *slog.Logger
+	keys   *remoting.UniqKeys
+	bodies *decompressor
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -62,8 +63,12 @@ func New(cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	bodies, err := newDecompressor(cfg.MaxDecompressed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: Config.MaxDecompressed: %w", ErrConfig, err)
+	}
 	c := &Client{
-		cfg: cfg, log: cfg.Logger.With("client", cfg.ClientID), keys: remoting.NewUniqKeys(localAddr()), beat: make(chan struct{}, 1),
+		cfg: cfg, log: cfg.Logger.With("client", cfg.ClientID), keys: remoting.NewUniqKeys(localAddr()), bodies: bodies, beat: make(chan struct{}, 1),
 		peers: map[string]*peer{}, groups: map[string]*group{}, producers: map[*Producer]struct{}{}, consumers: map[string]consumer{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -22,6 +23,9 @@ func (p *PushConsumer) commitLoop() {
 		if err := p.commitAll(p.ctx, held); err != nil && p.ctx.Err() == nil {
 			p.c.log.Warn("commit", "group", p.cfg.Group, "error", err)
 		}
+		if p.pull != nil {
+			continue // what was polled may take as long as it likes
+		}
 		for _, q := range held {
 			if t, m := q.overdue(time.Now().Add(-p.cfg.ConsumeTimeout)); t != nil {
 				p.c.log.Warn("the listener takes too long", "group", p.cfg.Group, "topic", m.Topic, "id", m.MsgID)
@@ -36,7 +40,8 @@ const overdueLevel = 3
 
 // commitAll commits the offsets of queues, those that have changed.
 func (p *PushConsumer) commitAll(ctx context.Context, queues []*processQueue) error {
-	return each(queues, commitsAtOnce, func(q *processQueue) error { return p.commitQueue(ctx, q) })
+	err := each(queues, commitsAtOnce, func(q *processQueue) error { return p.commitQueue(ctx, q) })
+	return errors.Join(err, p.store.save())
 }
 
 func (p *PushConsumer) commitQueue(ctx context.Context, q *processQueue) error {
@@ -53,7 +58,7 @@ func (p *PushConsumer) commitQueue(ctx context.Context, q *processQueue) error {
 	if !due {
 		return nil
 	}
-	if err := p.c.commitOffset(ctx, p.cfg.Group, q.mq, offset); err != nil {
+	if err := p.store.commit(ctx, q.mq, offset); err != nil {
 		return err
 	}
 	q.mu.Lock()

@@ -19,6 +19,7 @@ type Config struct {
 	NameServers string
 	// ClientID is how brokers call this client; two clients of one consumer group must not share it. Default: ip@pid#random.
 	ClientID string
+	randomID bool // ClientID is the default
 	// JSONHeaders makes requests carry JSON headers, as most clients send. Default: RocketMQ's binary ones, which are cheaper.
 	JSONHeaders bool
 	// Dial connects to an address, for TLS or a proxy. It must return when its context ends. Default: plain TCP.
@@ -32,6 +33,9 @@ type Config struct {
 	// HeartbeatInterval is how often brokers hear of this client; a new connection and a changed subscription are told at once. Brokers
 	// forget a client after 120 s. Default: 30 s.
 	HeartbeatInterval time.Duration
+	// MaxDecompressed is the longest body, in bytes, that a compressed one may become: one that says it is longer is left as it is (see
+	// MessageExt.Err), and a listener does not get it. Default: 16 MiB, four times what brokers store.
+	MaxDecompressed int
 	// Logger gets what is worth a look: broken connections, moved leaders, failed listeners. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -51,6 +55,10 @@ func (cfg *Config) validate() error {
 			return fmt.Errorf("%w: Config.%s is negative", ErrConfig, name)
 		}
 	}
+	if cfg.MaxDecompressed < 0 {
+		return fmt.Errorf("%w: Config.MaxDecompressed is negative", ErrConfig)
+	}
+	setDefault(&cfg.MaxDecompressed, 16<<20)
 	setDefault(&cfg.DialTimeout, 3*time.Second)
 	setDefault(&cfg.CallTimeout, 3*time.Second)
 	setDefault(&cfg.RouteInterval, 30*time.Second)
@@ -66,6 +74,7 @@ func (cfg *Config) validate() error {
 	if cfg.ClientID == "" {
 		var b [4]byte
 		rand.Read(b[:]) // never fails
+		cfg.randomID = true
 		cfg.ClientID = fmt.Sprintf("%s@%d#%s", localAddr(), os.Getpid(), hex.EncodeToString(b[:]))
 	}
 	return nil

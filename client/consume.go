@@ -77,31 +77,34 @@ func (p *PushConsumer) moved(q *processQueue, to int64) {
 // restart drops a queue, with what is held of it, and begins with it anew at an offset.
 func (p *PushConsumer) restart(q *processQueue, at int64) {
 	q.drop()
-	// Behind a commit that is under way, which would undo this one.
-	select {
-	case q.commit <- struct{}{}:
-	case <-p.ctx.Done():
-		return
+	q.mu.Lock()
+	committed := q.committed
+	q.mu.Unlock()
+	if !p.manual() {
+		// Behind a commit that is under way, which would undo this one.
+		select {
+		case q.commit <- struct{}{}:
+		case <-p.ctx.Done():
+			return
+		}
+		err := p.store.commit(p.ctx, q.mq, at)
+		if err == nil {
+			err = p.store.save()
+		}
+		<-q.commit
+		committed = at
+		if err != nil {
+			committed = -1
+			p.c.log.Warn("commit", "group", p.cfg.Group, "topic", q.mq.Topic, "broker", q.mq.BrokerName, "queue", q.mq.QueueID, "error", err)
+		}
 	}
-	err := p.c.commitOffset(p.ctx, p.cfg.Group, q.mq, at)
-	<-q.commit
-	committed := at
-	if err != nil {
-		committed = -1
-		p.c.log.Warn("commit", "group", p.cfg.Group, "topic", q.mq.Topic, "broker", q.mq.BrokerName, "queue", q.mq.QueueID, "error", err)
-	}
-	p.mu.Lock()
-	held := p.queues[q.mq] == q && p.state == pushRunning
-	p.mu.Unlock()
-	if held {
-		p.begin(q.mq, at, committed)
-	}
+	p.begin(q.mq, at, committed, q)
 }
 
 // consume is a worker: it takes messages and gives them to their listener.
 func (p *PushConsumer) consume() {
 	for {
-		q := p.work.next()
+		q := p.work.next(context.Background())
 		if q == nil {
 			return
 		}
@@ -116,23 +119,39 @@ func (p *PushConsumer) consume() {
 }
 
 func (p *PushConsumer) consumeBatch(q *processQueue, batch []*task) {
+	// A body that cannot be decompressed is a failure of its message alone.
+	batch = slices.DeleteFunc(batch, func(t *task) bool {
+		if t.msg.Err == nil {
+			return false
+		}
+		p.unconsumedBy(q, []*task{t}, []*MessageExt{t.msg}, 0, t.msg.Err)
+		return true
+	})
+	if len(batch) == 0 {
+		return
+	}
 	msgs := make([]*MessageExt, len(batch))
 	for i, t := range batch {
 		msgs[i] = t.msg
 	}
 	err := p.listen(slices.Clone(msgs))
-	if err == nil {
-		for _, t := range batch {
-			if q.done(t) {
-				p.consumed.Add(1)
-			}
+	n, level := consumedOf(err, len(batch))
+	for _, t := range batch[:n] {
+		if q.done(t) {
+			p.consumed.Add(1)
 		}
-		return
 	}
+	if n < len(batch) {
+		p.unconsumedBy(q, batch[n:], msgs[n:], level, err)
+	}
+}
+
+// unconsumedBy gives back messages that were not consumed because of err.
+func (p *PushConsumer) unconsumedBy(q *processQueue, batch []*task, msgs []*MessageExt, level int32, err error) {
 	p.c.log.Warn("consume", "group", p.cfg.Group, "topic", msgs[0].Topic, "id", msgs[0].MsgID, "messages", len(msgs), "error", err)
 	p.unconsumed.Add(int64(len(msgs)))
 	for i, t := range batch {
-		p.giveBack(q, t, msgs[i], 0)
+		p.giveBack(q, t, msgs[i], level)
 	}
 }
 
@@ -142,8 +161,10 @@ func (p *PushConsumer) listen(msgs []*MessageExt) (err error) {
 	if s == nil || s.listener == nil {
 		return fmt.Errorf("%w: %s", errNoListener, msgs[0].Topic)
 	}
-	if slices.ContainsFunc(msgs, func(m *MessageExt) bool { return m.Compressed }) {
-		return errUndecodable
+	for _, m := range msgs {
+		if m.Err != nil {
+			return m.Err
+		}
 	}
 	defer func() {
 		if r := recover(); r != nil {

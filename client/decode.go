@@ -21,21 +21,37 @@ var systemProperties = map[string]bool{
 	"TIMER_ROLL_TIMES": true, "TIMER_DELAY_LEVEL": true,
 }
 
-// decodeMessages decodes the body of an answer. broker is the group it came from. Everything returned lies in body.
-func decodeMessages(body []byte, broker string) ([]*MessageExt, error) {
+// answerRoom is how much memory, in bodies of the longest kind, the compressed bodies of one answer may become together, give or take one.
+const answerRoom = 4
+
+// errAnswerFull is Err of messages that come behind those that took all the room of an answer.
+var errAnswerFull = fmt.Errorf("%w: the bodies before it in the answer are long", ErrUndecodable)
+
+// decodeMessages decodes the body of an answer. broker is the group it came from. Everything returned that was not compressed lies in body.
+func (c *Client) decodeMessages(body []byte, broker string) ([]*MessageExt, error) {
 	records, err := remoting.DecodeRecords(body)
 	if err != nil {
 		return nil, fmt.Errorf("messages from broker %s: %w", broker, err)
 	}
 	list := make([]*MessageExt, len(records))
 	all := make([]MessageExt, len(records))
+	room := answerRoom * c.cfg.MaxDecompressed
 	for i, r := range records {
-		decodeMessage(&all[i], r, broker)
-		list[i] = &all[i]
+		m := &all[i]
+		decodeMessage(m, r, broker)
+		if m.SysFlag&remoting.SysFlagCompressed != 0 {
+			if room <= 0 {
+				m.Compressed, m.Err = true, errAnswerFull
+			} else if m.decompress(c.bodies); !m.Compressed {
+				room -= len(m.Body)
+			}
+		}
+		list[i] = m
 	}
 	return list, nil
 }
 
+// decodeMessage decodes a record. Its body stays as it is.
 func decodeMessage(m *MessageExt, r remoting.RecordView, broker string) {
 	topic := r.Topic()
 	*m = MessageExt{
@@ -81,18 +97,14 @@ func decodeMessage(m *MessageExt, r remoting.RecordView, broker string) {
 	if retryTopic != "" && strings.HasPrefix(topic, remoting.RetryPrefix) {
 		m.Topic = retryTopic
 	}
-	if m.SysFlag&remoting.SysFlagCompressed != 0 {
-		m.decompress()
-	}
 }
 
-// decompress replaces Body by what was compressed.
-func (m *MessageExt) decompress() {
-	m.Compressed = true
-	switch m.SysFlag & remoting.SysFlagCompressionType {
-	case 0, 0x300: // the others are LZ4 and Zstandard
-		if body, err := inflate(m.Body, maxInflated); err == nil {
-			m.Body, m.Compressed = body, false
-		}
+// decompress replaces Body by what was compressed, or says in Err why it cannot.
+func (m *MessageExt) decompress(d *decompressor) {
+	body, err := d.decompress(m.Body, m.SysFlag)
+	if err != nil {
+		m.Compressed, m.Err = true, err
+		return
 	}
+	m.Body = body
 }

@@ -1,6 +1,9 @@
 package client
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // dispatcher hands the queues that have messages waiting to the workers, in turn.
 type dispatcher struct {
@@ -28,14 +31,22 @@ func (d *dispatcher) add(q *processQueue) {
 	d.wake.Signal()
 }
 
-// next waits for a queue; nil: closed.
-func (d *dispatcher) next() *processQueue {
+// next waits for a queue; nil: closed, or ctx has ended and there is none.
+func (d *dispatcher) next(ctx context.Context) *processQueue {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !d.closed && len(d.ready) == 0 {
+	if len(d.ready) == 0 && ctx.Done() != nil {
+		defer context.AfterFunc(ctx, func() {
+			d.mu.Lock() // so that it is not just before its wait
+			defer d.mu.Unlock()
+			d.wake.Broadcast()
+		})()
+	}
+	for !d.closed && len(d.ready) == 0 && ctx.Err() == nil {
 		d.wake.Wait()
 	}
-	if d.closed {
+	// One that was woken takes what there is, also if ctx has ended meanwhile: nobody else was told.
+	if d.closed || len(d.ready) == 0 {
 		return nil
 	}
 	q := d.ready[0]

@@ -1,10 +1,7 @@
 package client
 
 import (
-	"bytes"
-	"compress/zlib"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -101,67 +98,4 @@ func encodeProperties(m *Message, key string) (string, error) {
 	text := string(w.p)
 	propertyBuffers.Put(w)
 	return text, err
-}
-
-// compressor is a zlib writer and what it writes to.
-type compressor struct {
-	w     *zlib.Writer
-	level int
-	buf   bytes.Buffer
-}
-
-var compressors sync.Pool
-
-// compress returns the zlib form of body, which every client can read, or body itself if that is no shorter.
-func compress(body []byte, level int) (out []byte, compressed bool, err error) {
-	c, _ := compressors.Get().(*compressor)
-	if c == nil || c.level != level {
-		c = &compressor{level: level}
-		if c.w, err = zlib.NewWriterLevel(&c.buf, level); err != nil {
-			return nil, false, err
-		}
-	}
-	defer compressors.Put(c)
-	c.buf.Reset()
-	c.w.Reset(&c.buf)
-	if _, err := c.w.Write(body); err != nil {
-		return nil, false, err
-	}
-	if err := c.w.Close(); err != nil {
-		return nil, false, err
-	}
-	if c.buf.Len() >= len(body) {
-		return body, false, nil
-	}
-	return bytes.Clone(c.buf.Bytes()), true, nil
-}
-
-// maxInflated bounds what a compressed body may become: several times what brokers accept.
-const maxInflated = 32 << 20
-
-var inflaters sync.Pool
-
-// inflate undoes zlib, unless the result has more than limit bytes.
-func inflate(body []byte, limit int) ([]byte, error) {
-	src := bytes.NewReader(body)
-	r, _ := inflaters.Get().(io.ReadCloser)
-	var err error
-	if r == nil {
-		r, err = zlib.NewReader(src)
-	} else {
-		err = r.(zlib.Resetter).Reset(src, nil)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUndecodable, err)
-	}
-	defer inflaters.Put(r)
-	var out bytes.Buffer
-	out.Grow(min(4*len(body), limit))
-	switch n, err := io.Copy(&out, io.LimitReader(r, int64(limit)+1)); {
-	case err != nil:
-		return nil, fmt.Errorf("%w: %w", errUndecodable, err)
-	case n > int64(limit):
-		return nil, fmt.Errorf("%w: it inflates to more than %d bytes", errUndecodable, limit)
-	}
-	return out.Bytes(), nil
 }

@@ -23,6 +23,13 @@ var (
 	ErrNoRoute = errors.New("no route to the topic")
 	// ErrNoOffset: the group has never committed an offset of the queue.
 	ErrNoOffset = errors.New("no offset committed")
+	// ErrOffsetFile: the file in which a broadcasting consumer keeps its offsets cannot be read or written.
+	ErrOffsetFile = errors.New("offset file")
+	// ErrNotAssigned: the PullConsumer does not have the queue.
+	ErrNotAssigned = errors.New("the consumer does not have the queue")
+	// ErrUndecodable: a body is compressed in a way that this client cannot undo, or is longer than Config.MaxDecompressed. See
+	// MessageExt.Err.
+	ErrUndecodable = errors.New("the body cannot be decompressed")
 	// ErrNotFound: no such message.
 	ErrNotFound = errors.New("message not found")
 	// ErrClosed: the client, producer or consumer was closed.
@@ -34,7 +41,6 @@ var (
 var (
 	errNoLeader     = errors.New("no replica of the broker group leads it now")
 	errUnresponsive = errors.New("the peer does not answer")
-	errUndecodable  = errors.New("the body is compressed in a way that this client cannot undo")
 	errNoListener   = errors.New("no listener for the topic")
 )
 

@@ -44,7 +44,7 @@ type limbo struct {
 // propShardingKey is Java's name.
 const propShardingKey = "__SHARDINGKEY"
 
-// MessageExt is a message as it was received. Who got it owns it; but Body lies in memory that messages pulled together share, so keeping one
+// MessageExt is a message as it was received. Who got it owns it; but Body, if it was not compressed, lies in memory that messages pulled together share, so keeping one
 // of them keeps that of all (clone it to avoid that).
 type MessageExt struct {
 	// Message is what was sent, as far as it is the user's: Topic is the original one even if the message comes from a retry topic, and
@@ -68,8 +68,9 @@ type MessageExt struct {
 	SysFlag int32
 	// StoreSize is the size of the record in bytes.
 	StoreSize int
-	// Compressed says that Body is as it was stored because it could not be decompressed.
+	// Compressed says that Body is as it was stored because it could not be decompressed; Err, which matches ErrUndecodable, says why.
 	Compressed bool
+	Err        error
 
 	raw remoting.Properties
 }

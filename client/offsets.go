@@ -64,12 +64,16 @@ func (p *PullConsumer) Committed(ctx context.Context, queue MessageQueue) (int64
 	return p.offset(ctx, func(ctx context.Context) (int64, error) { return p.c.committedOffset(ctx, p.cfg.Group, queue) })
 }
 
-// Commit stores the offset of the next message to consume. When it returns nil the broker has stored it.
+// Commit stores the offset of the next message to consume. When it returns nil the broker has stored it. Of queues that are polled CommitSync
+// knows it.
 func (p *PullConsumer) Commit(ctx context.Context, queue MessageQueue, offset int64) error {
 	if offset < 0 {
 		return fmt.Errorf("%w: offset %d is negative", ErrConfig, offset)
 	}
 	_, err := p.offset(ctx, func(ctx context.Context) (int64, error) { return 0, p.c.commitOffset(ctx, p.cfg.Group, queue, offset) })
+	if err == nil {
+		p.push.noteCommit(queue, offset)
+	}
 	return err
 }
 
@@ -83,7 +87,8 @@ func (p *PullConsumer) MaxOffset(ctx context.Context, queue MessageQueue) (int64
 	return p.offset(ctx, func(ctx context.Context) (int64, error) { return p.c.maxOffset(ctx, queue) })
 }
 
-// OffsetAt returns the offset of the first message stored at t or later; behind the last one it is MaxOffset.
+// OffsetAt returns the offset of the first message stored at t or later; behind the last one it is MaxOffset. (Java's
+// offsetForTimestamp.)
 func (p *PullConsumer) OffsetAt(ctx context.Context, queue MessageQueue, t time.Time) (int64, error) {
 	return p.offset(ctx, func(ctx context.Context) (int64, error) { return p.c.offsetAt(ctx, queue, t) })
 }

@@ -149,6 +149,13 @@ func (q *processQueue) done(t *task) bool {
 	return true
 }
 
+// pending reports whether a task is not finished yet.
+func (q *processQueue) pending(t *task) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.dropped && t.msg != nil
+}
+
 // redo makes a task wait again that could be neither finished nor sent back.
 func (q *processQueue) redo(t *task) bool {
 	q.mu.Lock()

@@ -40,12 +40,16 @@ type ProducerConfig struct {
 	Select func(queues []MessageQueue, m *Message) int
 	// CompressOver is from which size on bodies are compressed, negative: never. Batches are not. Default: 4096 bytes.
 	CompressOver int
-	// CompressLevel is the level of zlib, 1 to 9. Default: 5.
+	// Compression is how. Default: Zlib, which every client can undo.
+	Compression Compression
+	// CompressLevel is how hard Zlib and Zstd try, 1 to 9; LZ4 has no levels. Default: 5.
 	CompressLevel int
 	// MaxMessageSize is the longest body, before compression, and batch. Default: 4 MiB, as the broker's.
 	MaxMessageSize int
 	// MaxInFlight is how many messages of SendAsync may be without an outcome. Default: 4096.
 	MaxInFlight int
+	// Interceptors are called around each send, the first one outermost.
+	Interceptors []SendInterceptor
 }
 
 func (cfg *ProducerConfig) validate() error {
@@ -63,6 +67,8 @@ func (cfg *ProducerConfig) validate() error {
 		return fmt.Errorf("%w: ProducerConfig.Timeout and AttemptTimeout must not be negative", ErrConfig)
 	case cfg.CompressLevel < 1 || cfg.CompressLevel > 9:
 		return fmt.Errorf("%w: ProducerConfig.CompressLevel is %d, want 1 to 9", ErrConfig, cfg.CompressLevel)
+	case cfg.Compression < Zlib || cfg.Compression > Zstd:
+		return fmt.Errorf("%w: ProducerConfig.Compression is %d", ErrConfig, cfg.Compression)
 	case cfg.MaxMessageSize < 0 || cfg.MaxInFlight < 0:
 		return fmt.Errorf("%w: ProducerConfig.MaxMessageSize and MaxInFlight must not be negative", ErrConfig)
 	}
@@ -78,6 +84,7 @@ type Producer struct {
 	c      *Client
 	cfg    ProducerConfig
 	policy retryPolicy
+	bodies *compressor
 	gate   *gate         // sends under way
 	dying  chan struct{} // closed when they have to end
 
@@ -92,8 +99,12 @@ func (c *Client) NewProducer(cfg ProducerConfig) (*Producer, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	bodies, err := newCompressor(cfg.Compression, cfg.CompressLevel)
+	if err != nil {
+		return nil, fmt.Errorf("%w: ProducerConfig.CompressLevel: %w", ErrConfig, err)
+	}
 	p := &Producer{
-		c: c, cfg: cfg, policy: retryPolicy{retries: cfg.Retries, leave: !cfg.StayInGroup, afterLimbo: cfg.LeaveInLimbo},
+		c: c, cfg: cfg, bodies: bodies, policy: retryPolicy{retries: cfg.Retries, leave: !cfg.StayInGroup, afterLimbo: cfg.LeaveInLimbo},
 		gate: newGate(), dying: make(chan struct{}), turns: map[MessageQueue]chan struct{}{},
 	}
 	c.mu.Lock()
@@ -162,10 +173,15 @@ func (p *Producer) send(ctx context.Context, m *Message, queue *MessageQueue) (*
 	defer p.gate.leave()
 	s := newSend(p)
 	defer s.free()
-	if err := s.single(m); err != nil {
-		return nil, err
+	ctx, in := p.intercept(ctx, m)
+	err := s.single(m)
+	in.restore()
+	var res *SendResult
+	if err == nil {
+		res, err = s.do(ctx, queue)
 	}
-	return s.do(ctx, queue)
+	in.done(res, err)
+	return res, err
 }
 
 // SendBatch sends messages of one topic in one request, to one queue: they are stored together, in their order, or not at all. None may
@@ -187,10 +203,15 @@ func (p *Producer) sendBatch(ctx context.Context, ms []*Message, queue *MessageQ
 	defer p.gate.leave()
 	s := newSend(p)
 	defer s.free()
-	if err := s.batch(ms); err != nil {
-		return nil, err
+	ctx, in := p.intercept(ctx, ms...)
+	err := s.batch(ms)
+	in.restore()
+	var res *SendResult
+	if err == nil {
+		res, err = s.do(ctx, queue)
 	}
-	return s.do(ctx, queue)
+	in.done(res, err)
+	return res, err
 }
 
 // SendOneway sends a message and does not wait for an answer, nor ask for one: nil means that it was given to a connection. It is for
@@ -202,10 +223,14 @@ func (p *Producer) SendOneway(ctx context.Context, m *Message) error {
 	defer p.gate.leave()
 	s := newSend(p)
 	defer s.free()
-	if err := s.single(m); err != nil {
-		return err
+	ctx, in := p.intercept(ctx, m)
+	err := s.single(m)
+	in.restore()
+	if err == nil {
+		err = s.oneway(ctx)
 	}
-	return s.oneway(ctx)
+	in.done(nil, err)
+	return err
 }
 
 // turn returns the channel that the sends of a queue take turns by.

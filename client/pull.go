@@ -59,18 +59,60 @@ type PullRequest struct {
 	NoWait bool
 }
 
-// PullConfig configures a PullConsumer.
+// PullConfig configures a PullConsumer. All but Group may be left out: the zero value is the default. All but Group and SuspendTime is for
+// Poll.
 type PullConfig struct {
 	// Group is the consumer group. It is required.
 	Group string
 	// SuspendTime is how long a broker may hold a pull. Default: 20 s.
 	SuspendTime time.Duration
+	// From is where to begin with a queue of which the group has committed no offset. Default: FromLast.
+	From ConsumeFrom
+	// FromTime goes with From FromTime. Default: 30 min before the first Subscribe or Assign.
+	FromTime time.Time
+	// PollMax is how many messages Poll returns at most. Default: 32.
+	PollMax int
+	// PullBatch, MaxMessages, MaxBytes and MaxSpan bound what is pulled ahead of Poll, as in PushConfig.
+	PullBatch   int
+	MaxMessages int
+	MaxBytes    int64
+	MaxSpan     int64
+	// ManualCommit leaves commits to CommitSync and Commit. Default: what the caller is done with is committed every CommitInterval, when a
+	// queue goes to another consumer, and by Close.
+	ManualCommit bool
+	// CommitInterval is how often offsets are committed. Default: 5 s.
+	CommitInterval time.Duration
+	// RebalanceInterval and Allocate are as in PushConfig.
+	RebalanceInterval time.Duration
+	Allocate          Allocator
+}
+
+func (cfg *PullConfig) validate() error {
+	setDefault(&cfg.SuspendTime, 20*time.Second)
+	setDefault(&cfg.PollMax, 32)
+	if err := remoting.CheckGroup(cfg.Group); err != nil {
+		return fmt.Errorf("%w: PullConfig.Group: %w", ErrConfig, err)
+	}
+	if cfg.SuspendTime < 0 || cfg.PollMax < 0 {
+		return fmt.Errorf("%w: PullConfig.SuspendTime and PollMax must not be negative", ErrConfig)
+	}
+	return nil
+}
+
+// push returns the configuration of the PushConsumer that holds the queues for Poll.
+func (cfg *PullConfig) push() PushConfig {
+	return PushConfig{
+		Group: cfg.Group, From: cfg.From, FromTime: cfg.FromTime, PullBatch: cfg.PullBatch, MaxMessages: cfg.MaxMessages, MaxBytes: cfg.MaxBytes,
+		MaxSpan: cfg.MaxSpan, CommitInterval: cfg.CommitInterval, RebalanceInterval: cfg.RebalanceInterval, SuspendTime: cfg.SuspendTime,
+		Allocate: cfg.Allocate,
+	}
 }
 
 // pullMargin is how much longer than it may be held a pull may take: brokers look at the clock every few seconds only.
 const pullMargin = 10 * time.Second
 
-// PullConsumer pulls from queues that the caller chooses, and manages offsets. It is safe for use by several goroutines.
+// PullConsumer lets its caller take messages when it likes: those that are pulled ahead of queues that it has subscribed to or was assigned, by
+// Poll; or any, by Pull. And it manages offsets. It is safe for use by several goroutines, of which one may Poll.
 type PullConsumer struct {
 	c    *Client
 	cfg  PullConfig
@@ -79,36 +121,54 @@ type PullConsumer struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	mu     sync.Mutex
-	topics map[string]*subscription // pulled from
-	pulls  map[MessageQueue]int64   // the broker that each queue was suggested to be pulled from, if not the leader
+	push      *PushConsumer // holds the queues that Poll reads; it has no listeners
+	changed   chan struct{} // has one: there may be something to tell the watchers
+	watchLoop sync.WaitGroup
+
+	mu       sync.Mutex
+	topics   map[string]*subscription // pulled from by Pull
+	pulls    map[MessageQueue]int64   // the broker that each queue was suggested to be pulled from, if not the leader
+	polled   []polled
+	paused   map[MessageQueue]bool
+	watchers map[string]*watcher // by topic
+	watching bool                // the loop runs
 }
 
 // NewPullConsumer returns a consumer that uses c's connections.
 func (c *Client) NewPullConsumer(cfg PullConfig) (*PullConsumer, error) {
-	setDefault(&cfg.SuspendTime, 20*time.Second)
-	if err := remoting.CheckGroup(cfg.Group); err != nil {
-		return nil, fmt.Errorf("%w: PullConfig.Group: %w", ErrConfig, err)
+	if err := cfg.validate(); err != nil {
+		return nil, err
 	}
-	if cfg.SuspendTime < 0 {
-		return nil, fmt.Errorf("%w: PullConfig.SuspendTime is negative", ErrConfig)
+	push := cfg.push()
+	if err := push.validate(); err != nil {
+		return nil, fmt.Errorf("PullConfig: %w", err)
 	}
-	p := &PullConsumer{c: c, cfg: cfg, gate: newGate(), topics: map[string]*subscription{}, pulls: map[MessageQueue]int64{}}
+	p := &PullConsumer{
+		c: c, cfg: cfg, gate: newGate(), push: c.newPushConsumer(push, brokerOffsets{c, cfg.Group}), changed: make(chan struct{}, 1),
+		topics: map[string]*subscription{}, pulls: map[MessageQueue]int64{}, paused: map[MessageQueue]bool{}, watchers: map[string]*watcher{},
+	}
+	p.push.pull = p
 	p.ctx, p.cancel = context.WithCancel(c.ctx)
 	if err := c.addConsumer(cfg.Group, p); err != nil {
 		p.cancel()
+		p.push.cancel()
 		return nil, err
 	}
 	return p, nil
 }
 
-// Close ends the calls under way, which return ErrClosed, and unregisters from the brokers.
+// Close ends the calls under way, which return ErrClosed, commits the offsets of what the caller is done with (see Poll), and leaves the
+// group.
 func (p *PullConsumer) Close(ctx context.Context) error {
 	if !p.gate.shut() {
 		return nil
 	}
 	p.cancel()
 	<-p.gate.idle
+	p.watchLoop.Wait()
+	if begun, err := p.closePolling(ctx); begun {
+		return err
+	}
 	p.c.removeConsumer(p.cfg.Group)
 	p.c.unregister(ctx, "", p.cfg.Group)
 	return nil
@@ -215,18 +275,21 @@ func (c *Client) groupOf(ctx context.Context, mq MessageQueue) (*group, error) {
 
 func (p *PullConsumer) data() remoting.ConsumerData {
 	d := remoting.ConsumerData{Group: p.cfg.Group, ConsumeType: remoting.ConsumeActively, MessageModel: remoting.Clustering,
-		ConsumeFromWhere: remoting.ConsumeFromLastOffset}
+		ConsumeFromWhere: p.cfg.From.name()}
+	for _, s := range p.push.subscriptions() {
+		d.Subscriptions = append(d.Subscriptions, s.data())
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.topics {
-		d.Subscriptions = append(d.Subscriptions, s.data())
+		if p.push.subscription(s.topic) == nil {
+			d.Subscriptions = append(d.Subscriptions, s.data())
+		}
 	}
 	return d
 }
 
-func (p *PullConsumer) routeChanged(string) {}
-
-func (p *PullConsumer) serve(req *remoting.Command) bool {
-	// Its queues are the caller's: a changed group means nothing to it.
-	return req.Code == remoting.NotifyConsumerIDsChanged
+func (p *PullConsumer) routeChanged(topic string) {
+	p.push.routeChanged(topic)
+	p.watchNow()
 }

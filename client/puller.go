@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -88,9 +89,13 @@ func (pl *puller) read(p *peer, offset int64, resp *remoting.Command) (*PullResu
 	res.NextOffset, res.MinOffset, res.MaxOffset = h.NextBeginOffset, h.MinOffset, h.MaxOffset
 	pl.from = h.SuggestBrokerID
 	if res.Status == PullFound {
-		list, err := decodeMessages(resp.Body, pl.g.name)
+		list, err := pl.c.decodeMessages(resp.Body, pl.g.name)
 		if err != nil {
 			return nil, fmt.Errorf("pull: %w", err)
+		}
+		// What there was no room for is pulled again.
+		if i := slices.IndexFunc(list, func(m *MessageExt) bool { return m.Err == errAnswerFull }); i > 0 {
+			res.NextOffset, list = list[i].QueueOffset, list[:i]
 		}
 		if res.Messages = pl.sub.filter(list); len(res.Messages) == 0 {
 			res.Status = PullNoMatch

@@ -14,8 +14,9 @@ import (
 )
 
 // Listener consumes messages: as many as PushConfig.ConsumeBatch, of one topic and one queue. nil means that they are consumed. An error, or
-// a panic, means that none is: each comes again later, up to MaxReconsumeTimes, and then becomes a dead letter. A message can come more than
-// once, also when nothing went wrong, so consuming one twice must do no harm (MsgID tells).
+// a panic, means that none is: each comes again later, up to MaxReconsumeTimes, and then becomes a dead letter; a ReconsumeError can say that
+// some of them are, and when the others come again. A message can come more than once, also when nothing went wrong, so consuming one twice
+// must do no harm (MsgID tells). With PushConfig.Broadcasting nothing comes again: what is not consumed is skipped.
 //
 // ctx ends after ConsumeTimeout, and when Close has waited long enough. The messages are the listener's to keep.
 type Listener func(ctx context.Context, msgs []*MessageExt) error
@@ -32,6 +33,17 @@ const (
 	// FromTime: with the first message stored at PushConfig.FromTime or later.
 	FromTime
 )
+
+// name returns what heartbeats say.
+func (f ConsumeFrom) name() string {
+	switch f {
+	case FromFirst:
+		return remoting.ConsumeFromFirstOffset
+	case FromTime:
+		return remoting.ConsumeFromTimestamp
+	}
+	return remoting.ConsumeFromLastOffset
+}
 
 // PushConfig configures a PushConsumer. All but Group may be left out: the zero value is the default.
 type PushConfig struct {
@@ -70,6 +82,14 @@ type PushConfig struct {
 	RedoDelay time.Duration
 	// Allocate shares the queues among the group's clients. Default: AllocateAverage.
 	Allocate Allocator
+	// Broadcasting gives every client of the group all messages. Each keeps its own offsets, in a file; a message that its listener fails on is
+	// skipped.
+	Broadcasting bool
+	// OffsetFile is where the offsets of Broadcasting are kept. Clients must not share one. Default:
+	// ~/.rocketmq_offsets/<Config.ClientID>/<Group>/offsets.json, as Java has it, which takes a ClientID that was set.
+	OffsetFile string
+	// Interceptors stand around the listeners, the first one outermost.
+	Interceptors []ConsumeInterceptor
 }
 
 func (cfg *PushConfig) validate() error {
@@ -112,6 +132,8 @@ type PushConsumer struct {
 	c       *Client
 	cfg     PushConfig
 	started time.Time
+	store   offsetStore
+	pull    *PullConsumer // whose queues these are: its Poll takes the place of workers and listeners; nil: nobody's
 	kick    chan struct{} // has one: share the queues anew now
 	work    *dispatcher
 	asked   chan struct{} // has one for each request of a broker being worked on
@@ -125,11 +147,13 @@ type PushConsumer struct {
 
 	consumed, unconsumed atomic.Int64 // messages
 
-	mu     sync.Mutex
-	state  pushState
-	closed chan struct{}
-	subs   map[string]*subscription
-	queues map[MessageQueue]*processQueue
+	mu       sync.Mutex
+	state    pushState
+	closed   chan struct{}
+	subs     map[string]*subscription
+	queues   map[MessageQueue]*processQueue
+	assigned map[string][]MessageQueue // by topic: what a PullConsumer was assigned; nil: queues are shared
+	seeks    map[MessageQueue]int64    // where to begin with assigned queues that are not held yet
 }
 
 // maxAsked bounds how many requests of brokers are worked on at once.
@@ -148,13 +172,57 @@ func (c *Client) NewPushConsumer(cfg PushConfig) (*PushConsumer, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	store, err := c.offsetStore(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c.newPushConsumer(cfg, store), nil
+}
+
+// offsetStore returns where a consumer keeps its offsets.
+func (c *Client) offsetStore(cfg *PushConfig) (offsetStore, error) {
+	if !cfg.Broadcasting {
+		return brokerOffsets{c, cfg.Group}, nil
+	}
+	path := cfg.OffsetFile
+	if path == "" {
+		if c.cfg.randomID {
+			return nil, fmt.Errorf("%w: with Broadcasting, set PushConfig.OffsetFile, or Config.ClientID to the same one in each run: otherwise the offsets would not be found again", ErrConfig)
+		}
+		var err error
+		if path, err = offsetFile(c.ID(), cfg.Group); err != nil {
+			return nil, fmt.Errorf("%w: PushConfig.OffsetFile has no default: %w", ErrConfig, err)
+		}
+	}
+	return &fileOffsets{path: path, log: c.log.With("group", cfg.Group, "file", path)}, nil
+}
+
+// newPushConsumer returns a consumer of a configuration that is valid.
+func (c *Client) newPushConsumer(cfg PushConfig, store offsetStore) *PushConsumer {
 	p := &PushConsumer{
-		c: c, cfg: cfg, kick: make(chan struct{}, 1), work: newDispatcher(), asked: make(chan struct{}, maxAsked), closed: make(chan struct{}),
-		subs: map[string]*subscription{}, queues: map[MessageQueue]*processQueue{},
+		c: c, cfg: cfg, store: store, kick: make(chan struct{}, 1), work: newDispatcher(), asked: make(chan struct{}, maxAsked), closed: make(chan struct{}),
+		subs: map[string]*subscription{}, queues: map[MessageQueue]*processQueue{}, seeks: map[MessageQueue]int64{},
 	}
 	p.ctx, p.cancel = context.WithCancel(c.ctx)
 	p.listening, p.stop = context.WithCancel(context.Background())
-	return p, nil
+	return p
+}
+
+// manual reports whether offsets are committed only when the caller says so.
+func (p *PushConsumer) manual() bool { return p.pull != nil && p.pull.cfg.ManualCommit }
+
+// watchNow tells the watchers that other queues are held than before.
+func (p *PushConsumer) watchNow() {
+	if p.pull != nil {
+		p.pull.watchNow()
+	}
+}
+
+// assignment returns what was assigned of a topic; false: its queues are shared.
+func (p *PushConsumer) assignment(topic string) ([]MessageQueue, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.assigned[topic], p.assigned != nil
 }
 
 // Subscribe makes listener consume the messages of a topic that expression selects: all ("*" or ""), or those with one of some tags
@@ -167,7 +235,7 @@ func (p *PushConsumer) Subscribe(topic, expression string, listener Listener) er
 	if err != nil {
 		return err
 	}
-	s.listener = listener
+	s.listener = wrap(p.cfg.Interceptors, listener)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state == pushClosing {
@@ -206,16 +274,21 @@ func (p *PushConsumer) Start(ctx context.Context) error {
 		return fmt.Errorf("%w: the consumer subscribes to nothing", ErrConfig)
 	}
 	retry := remoting.RetryTopic(p.cfg.Group)
-	// Messages that failed come again by this topic, whatever their tags. Who listens is decided by their own topic.
-	all, err := parseSubscription(retry, "*")
-	if err != nil {
-		p.mu.Unlock()
-		return err
+	if !p.cfg.Broadcasting {
+		// Messages that failed come again by this topic, whatever their tags. Who listens is decided by their own topic.
+		all, err := parseSubscription(retry, "*")
+		if err != nil {
+			p.mu.Unlock()
+			return err
+		}
+		p.subs[retry] = all
 	}
-	p.subs[retry] = all
 	topics := slices.Collect(maps.Keys(p.subs))
 	p.mu.Unlock()
 
+	if err := p.store.load(); err != nil {
+		return err
+	}
 	for _, t := range topics {
 		if t == retry {
 			continue // brokers make it when they hear of the group
@@ -233,15 +306,24 @@ func (p *PushConsumer) Start(ctx context.Context) error {
 		p.c.removeConsumer(p.cfg.Group)
 		return ErrClosed
 	}
+	p.run()
+	return nil
+}
+
+// run begins the work. The lock is held.
+func (p *PushConsumer) run() {
 	p.state = pushRunning
 	p.started = time.Now()
 	setDefault(&p.cfg.FromTime, p.started.Add(-30*time.Minute))
-	for range p.cfg.Workers {
-		p.workers.Go(p.consume)
-	}
 	p.loops.Go(p.rebalanceLoop)
-	p.loops.Go(p.commitLoop)
-	return nil
+	if !p.manual() {
+		p.loops.Go(p.commitLoop)
+	}
+	if p.pull == nil {
+		for range p.cfg.Workers {
+			p.workers.Go(p.consume)
+		}
+	}
 }
 
 // closeGrace is how much longer than its context Close may take: for listeners to see that theirs has ended, and for the last commit.
@@ -269,10 +351,20 @@ func (p *PushConsumer) Close(ctx context.Context) error {
 	p.loops.Wait()
 
 	err := p.awaitWorkers(ctx)
+	if endErr := p.end(ctx); err == nil {
+		err = endErr
+	}
+	return err
+}
+
+// end commits the last offsets and leaves the group. Nothing is pulled and consumed any more.
+func (p *PushConsumer) end(ctx context.Context) (err error) {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(deadlineOf(ctx)), closeGrace))
 	defer cancel()
-	if commitErr := p.commitAll(last, p.held()); err == nil && commitErr != nil {
-		err = fmt.Errorf("close consumer %s: offsets were not committed, messages will come again: %w", p.cfg.Group, commitErr)
+	if p.manual() {
+		// What was not committed comes again.
+	} else if err = p.commitAll(last, p.held()); err != nil {
+		err = fmt.Errorf("close consumer %s: offsets were not committed, messages will come again: %w", p.cfg.Group, err)
 	}
 	for _, q := range p.held() {
 		q.drop()
@@ -349,14 +441,10 @@ func (p *PushConsumer) subscriptions() []*subscription {
 }
 
 func (p *PushConsumer) data() remoting.ConsumerData {
-	d := remoting.ConsumerData{Group: p.cfg.Group, ConsumeType: remoting.ConsumePassively, MessageModel: remoting.Clustering}
-	switch p.cfg.From {
-	case FromFirst:
-		d.ConsumeFromWhere = remoting.ConsumeFromFirstOffset
-	case FromTime:
-		d.ConsumeFromWhere = remoting.ConsumeFromTimestamp
-	default:
-		d.ConsumeFromWhere = remoting.ConsumeFromLastOffset
+	d := remoting.ConsumerData{Group: p.cfg.Group, ConsumeType: remoting.ConsumePassively, MessageModel: remoting.Clustering,
+		ConsumeFromWhere: p.cfg.From.name()}
+	if p.cfg.Broadcasting {
+		d.MessageModel = remoting.Broadcasting
 	}
 	for _, s := range p.subscriptions() {
 		d.Subscriptions = append(d.Subscriptions, s.data())

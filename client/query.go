@@ -38,7 +38,7 @@ func (p *PullConsumer) View(ctx context.Context, offsetMsgID string) (*MessageEx
 			errs = append(errs, fmt.Errorf("%s: %w", at.addr, err))
 			continue
 		}
-		list, err := decodeMessages(resp.Body, g.name)
+		list, err := p.c.decodeMessages(resp.Body, g.name)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +123,7 @@ func (p *PullConsumer) query(ctx context.Context, topic, key string, from, to ti
 		if err != nil {
 			return nil, err
 		}
-		list, err := decodeMessages(resp.Body, b.BrokerName)
+		list, err := p.c.decodeMessages(resp.Body, b.BrokerName)
 		if err != nil {
 			return nil, err
 		}

@@ -76,6 +76,9 @@ func (p *PushConsumer) rebalance() bool {
 }
 
 func (p *PushConsumer) rebalanceTopic(s *subscription) error {
+	if mine, ok := p.assignment(s.topic); ok {
+		return p.have(s.topic, mine)
+	}
 	t := p.c.topic(s.topic)
 	ctx, cancel := context.WithTimeout(p.ctx, p.c.cfg.CallTimeout)
 	r, err := p.c.routeOf(ctx, t, false)
@@ -89,15 +92,29 @@ func (p *PushConsumer) rebalanceTopic(s *subscription) error {
 	if err != nil {
 		return err
 	}
-	clients, err := p.clients(r)
-	if err != nil {
-		return err // what we have we keep
+	mine := r.read // of Broadcasting
+	if !p.cfg.Broadcasting {
+		clients, err := p.clients(r)
+		if err != nil {
+			return err // what we have we keep
+		}
+		mine = p.allocate(r.read, clients)
 	}
-	mine := p.cfg.Allocate(p.c.ID(), r.read, clients)
+	return p.have(s.topic, mine)
+}
 
+// allocate returns what the Allocator gives us of queues.
+func (p *PushConsumer) allocate(queues []MessageQueue, clients []string) []MessageQueue {
+	mine := slices.Clone(p.cfg.Allocate(p.c.ID(), queues, clients))
+	slices.SortFunc(mine, compareQueues)
+	return slices.DeleteFunc(slices.Compact(mine), func(mq MessageQueue) bool { return !slices.Contains(queues, mq) })
+}
+
+// have makes mine the queues of a topic that are held.
+func (p *PushConsumer) have(topic string, mine []MessageQueue) error {
 	var lost []*processQueue
 	for _, q := range p.held() {
-		if q.mq.Topic == s.topic && !slices.Contains(mine, q.mq) {
+		if q.mq.Topic == topic && !slices.Contains(mine, q.mq) {
 			lost = append(lost, q)
 		}
 	}
@@ -166,9 +183,12 @@ func (p *PushConsumer) release(lost []*processQueue) {
 	for _, q := range lost {
 		q.cancel()
 	}
-	if err := p.commitAll(p.ctx, lost); err != nil {
+	if p.manual() {
+		// What was not committed is the next client's.
+	} else if err := p.commitAll(p.ctx, lost); err != nil {
 		p.c.log.Warn("offsets of released queues were not committed", "group", p.cfg.Group, "error", err)
 	}
+	p.watchNow()
 	for _, q := range lost {
 		q.drop()
 		p.c.log.Info("queue released", "group", p.cfg.Group, "topic", q.mq.Topic, "broker", q.mq.BrokerName, "queue", q.mq.QueueID)
@@ -194,7 +214,7 @@ func (p *PushConsumer) acquire(mine []MessageQueue) error {
 		if err != nil {
 			return fmt.Errorf("where to begin with broker %s queue %d: %w", mq.BrokerName, mq.QueueID, err)
 		}
-		p.begin(mq, start, committed)
+		p.begin(mq, start, committed, nil)
 		return nil
 	})
 }
@@ -223,19 +243,32 @@ func each[T any](list []T, n int, f func(T) error) error {
 	return first
 }
 
-// begin holds a queue from an offset on.
-func (p *PushConsumer) begin(mq MessageQueue, start, committed int64) {
-	q := newProcessQueue(p.ctx, mq, start, committed, limits{p.cfg.MaxMessages, p.cfg.MaxBytes, p.cfg.MaxSpan})
+// begin holds a queue from an offset on, in place of the one that was held of it (nil: none), if that is so.
+func (p *PushConsumer) begin(mq MessageQueue, start, committed int64, old *processQueue) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.queues[mq] != old || p.state != pushRunning {
+		return
+	}
+	if at, ok := p.seeks[mq]; ok {
+		start = at
+		delete(p.seeks, mq)
+	}
+	p.hold(mq, start, committed)
+}
+
+// hold is begin without a question. The lock is held, and the consumer is running.
+func (p *PushConsumer) hold(mq MessageQueue, start, committed int64) {
+	q := newProcessQueue(p.ctx, mq, start, committed, limits{p.cfg.MaxMessages, p.cfg.MaxBytes, p.cfg.MaxSpan})
 	p.queues[mq] = q
-	p.mu.Unlock()
 	p.loops.Go(func() { p.pullLoop(q) })
+	p.watchNow()
 	p.c.log.Info("queue acquired", "group", p.cfg.Group, "topic", mq.Topic, "broker", mq.BrokerName, "queue", mq.QueueID, "offset", start)
 }
 
 // startOffset returns where to begin with a queue, and what the broker has (-1: nothing).
 func (p *PushConsumer) startOffset(mq MessageQueue) (start, committed int64, err error) {
-	offset, err := p.c.committedOffset(p.ctx, p.cfg.Group, mq)
+	offset, err := p.store.committed(p.ctx, mq)
 	if err == nil && offset >= 0 {
 		return offset, offset, nil
 	}

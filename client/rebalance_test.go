@@ -51,6 +51,113 @@ func TestAllocateAverage(t *testing.T) {
 	}
 }
 
+// sharesOf returns what each of some clients gets of queues, by index.
+func sharesOf(allocate Allocator, queues []MessageQueue, clients []string) (shares [][]int) {
+	for _, self := range clients {
+		share := []int{}
+		for _, q := range allocate(self, queues, clients) {
+			share = append(share, slices.Index(queues, q))
+		}
+		shares = append(shares, share)
+	}
+	return shares
+}
+
+// queuesOf returns n queues of T at each of some brokers.
+func queuesOf(n int, brokers ...string) (queues []MessageQueue) {
+	for _, b := range brokers {
+		for i := range n {
+			queues = append(queues, MessageQueue{Topic: "T", BrokerName: b, QueueID: int32(i)})
+		}
+	}
+	return queues
+}
+
+func TestREBAL01And02Shares(t *testing.T) {
+	for _, row := range []struct {
+		allocate        Allocator
+		queues, clients int
+		want            string
+	}{
+		{AllocateAverage, 8, 3, "[[0 1 2] [3 4 5] [6 7]]"}, {AllocateByCircle, 8, 3, "[[0 3 6] [1 4 7] [2 5]]"},
+		{AllocateAverage, 4, 5, "[[0] [1] [2] [3] []]"}, {AllocateByCircle, 4, 5, "[[0] [1] [2] [3] []]"},
+	} {
+		clients := []string{"a", "b", "c", "d", "e"}[:row.clients]
+		if got := fmt.Sprint(sharesOf(row.allocate, queuesOf(row.queues, "b"), clients)); got != row.want {
+			t.Errorf("%d queues, %d clients: %s, want %s", row.queues, row.clients, got, row.want)
+		}
+	}
+}
+
+// TestREBAL07JavaShares: the shares that Java's client 5.3.3 computes.
+func TestREBAL07JavaShares(t *testing.T) {
+	queues := queuesOf(4, "hz@broker-a", "hz@broker-b", "sh@broker-c")
+	clients := []string{"10.0.0.1@100#1", "10.0.0.2@100#2", "10.0.0.3@100#3"}
+	for name, row := range map[string]struct {
+		allocate Allocator
+		want     string
+	}{
+		"AVG":             {AllocateAverage, "[[0 1 2 3] [4 5 6 7] [8 9 10 11]]"},
+		"AVG_BY_CIRCLE":   {AllocateByCircle, "[[0 3 6 9] [1 4 7 10] [2 5 8 11]]"},
+		"CONSISTENT_HASH": {AllocateConsistentHash, "[[7 8 9] [0 1 2 10 11] [3 4 5 6]]"},
+		"MACHINE_ROOM":    {AllocateMachineRoom("hz"), "[[0 1 6] [2 3 7] [4 5]]"},
+	} {
+		if got := fmt.Sprint(sharesOf(row.allocate, queues, clients)); got != row.want {
+			t.Errorf("%s: %s, want %s", name, got, row.want)
+		}
+	}
+	// Whatever there is, each queue goes to one client, of MACHINE_ROOM those of the rooms.
+	rng := seeded(t)
+	for range 200 {
+		queues := queuesOf(rng.IntN(20), "r@a", "r@b", "s@c", "d")
+		var clients []string
+		for range 1 + rng.IntN(8) {
+			clients = append(clients, fmt.Sprintf("10.0.0.1@%d", rng.Uint32()))
+		}
+		slices.Sort(clients)
+		clients = slices.Compact(clients)
+		for name, allocate := range map[string]Allocator{"average": AllocateAverage, "circle": AllocateByCircle, "hash": AllocateConsistentHash, "room": AllocateMachineRoom("r", "s")} {
+			times := map[MessageQueue]int{}
+			for _, c := range clients {
+				for _, q := range allocate(c, queues, clients) {
+					times[q]++
+				}
+			}
+			for _, q := range queues {
+				want := 1
+				if name == "room" && q.BrokerName == "d" {
+					want = 0
+				}
+				if times[q] != want {
+					t.Fatalf("%s: %v is given to %d of %d clients", name, q, times[q], len(clients))
+				}
+			}
+			if got := allocate("stranger", queues, clients); len(got) != 0 {
+				t.Errorf("%s: a client that is not in the list gets %v", name, got)
+			}
+		}
+	}
+}
+
+// TestOwnAllocator: a function of the user's decides, but only among the topic's queues, and each once.
+func TestOwnAllocator(t *testing.T) {
+	bubble(t, 1, 1, func(t *testing.T, c *cluster) {
+		c.topic("T", 4)
+		last := func(self string, queues []MessageQueue, clients []string) []MessageQueue {
+			if queues[0].Topic != "T" {
+				return nil
+			}
+			return []MessageQueue{queues[3], queues[3], {Topic: "T", BrokerName: "broker-a", QueueID: 99}, queues[1]}
+		}
+		p := c.push(PushConfig{Allocate: last}, "*", new(received).listen)
+		pass(time.Second)
+		want := queuesOf(4, "broker-a")
+		if got := p.Queues(); !slices.Equal(got, []MessageQueue{want[1], want[3]}) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
 // TestRebalance: 1 to 5 consumers come and go, and have the shares of the formula (REBAL-01: 8 queues; REBAL-02: 4).
 func TestRebalance(t *testing.T) {
 	for _, queues := range []int{8, 4} {

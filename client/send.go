@@ -71,12 +71,8 @@ func (s *send) single(m *Message) error {
 	s.fill(remoting.SendMessageV2, m, properties)
 	s.req.Body = m.Body
 	if cfg.CompressOver >= 0 && len(m.Body) >= cfg.CompressOver {
-		body, compressed, err := compress(m.Body, cfg.CompressLevel)
-		if err != nil {
+		if s.req.Body, s.header.SysFlag, err = s.p.bodies.compress(m.Body); err != nil {
 			return notSent(fmt.Errorf("%w: %w", ErrMessage, err))
-		}
-		if s.req.Body = body; compressed {
-			s.header.SysFlag = remoting.SysFlagCompressed
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -358,54 +357,6 @@ func TestShard(t *testing.T) {
 		if got := shard(row.key, row.n); got != row.i {
 			t.Errorf("shard(%q, %d) = %d, want %d", row.key, row.n, got, row.i)
 		}
-	}
-}
-
-func TestCompression(t *testing.T) {
-	bubble(t, 1, 1, func(t *testing.T, c *cluster) {
-		c.topic("T", 1)
-		p := c.producer(ProducerConfig{})
-		queue := MessageQueue{Topic: "T", BrokerName: "broker-a"}
-		random := make([]byte, 8000)
-		rng := seeded(t)
-		for i := range random {
-			random[i] = byte(rng.Uint32())
-		}
-		for i, row := range []struct {
-			body       []byte
-			compressed bool
-		}{{bytes.Repeat([]byte("x"), 4095), false}, {bytes.Repeat([]byte("x"), 4096), true}, {random, false}, {bytes.Repeat([]byte("ab"), 1<<20), true}} {
-			mustSend(t, p, &Message{Topic: "T", Body: row.body})
-			rec := c.groups[0].records(queue)[i]
-			if got := rec.SysFlag()&remoting.SysFlagCompressed != 0; got != row.compressed {
-				t.Errorf("row %d: compressed %v", i, got)
-			}
-			if row.compressed && len(rec.Body()) >= len(row.body) {
-				t.Errorf("row %d: %d bytes became %d", i, len(row.body), len(rec.Body()))
-			}
-			var m MessageExt
-			if decodeMessage(&m, rec, "broker-a"); !bytes.Equal(m.Body, row.body) || m.Compressed {
-				t.Errorf("row %d: the body did not come back", i)
-			}
-		}
-	})
-	bomb, _, err := compress(make([]byte, 100_000), 9)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := inflate(bomb, 99_999); !errors.Is(err, errUndecodable) {
-		t.Error("a body that inflates to more than the limit:", err)
-	}
-	if b, err := inflate(bomb, 100_000); err != nil || len(b) != 100_000 {
-		t.Errorf("a body that inflates to the limit: %d bytes, %v", len(b), err)
-	}
-	m := &MessageExt{Message: Message{Body: []byte("no zlib")}, SysFlag: remoting.SysFlagCompressed}
-	if m.decompress(); !m.Compressed || string(m.Body) != "no zlib" {
-		t.Error("garbage was inflated")
-	}
-	m = &MessageExt{Message: Message{Body: []byte("lz4")}, SysFlag: remoting.SysFlagCompressed | 0x100}
-	if m.decompress(); !m.Compressed {
-		t.Error("LZ4 was taken for zlib")
 	}
 }
 

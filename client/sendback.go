@@ -16,6 +16,15 @@ func (p *PushConsumer) giveBack(q *processQueue, t *task, m *MessageExt, level i
 	if q.ctx.Err() != nil && p.ctx.Err() == nil {
 		return // dropped: whoever has the queue now gets the message too
 	}
+	if !q.pending(t) {
+		return // it was given back already, as its listener took too long
+	}
+	if p.cfg.Broadcasting {
+		// Every client has its own copy of it, and there is no topic to bring it again.
+		p.c.log.Warn("message skipped", "group", p.cfg.Group, "topic", m.Topic, "id", m.MsgID)
+		q.done(t)
+		return
+	}
 	ctx, cancel := context.WithTimeout(p.listening, 2*p.c.cfg.CallTimeout)
 	defer cancel()
 	err := p.sendBack(ctx, m, level)
@@ -45,15 +54,21 @@ func (p *PushConsumer) sendBack(ctx context.Context, m *MessageExt, level int32)
 	if err == nil {
 		return nil
 	}
-	if copyErr := p.sendCopy(ctx, g, m); copyErr != nil {
+	if copyErr := p.sendCopy(ctx, g, m, level); copyErr != nil {
 		return fmt.Errorf("%w; as a copy: %w", err, copyErr)
 	}
 	return nil
 }
 
 // sendCopy produces a message to the group's retry topic.
-func (p *PushConsumer) sendCopy(ctx context.Context, g *group, m *MessageExt) error {
+func (p *PushConsumer) sendCopy(ctx context.Context, g *group, m *MessageExt, level int32) error {
 	times := int32(m.ReconsumeTimes) + 1
+	switch {
+	case level < 0:
+		times = max(times, int32(p.cfg.MaxReconsumeTimes)+1) // which makes it a dead letter
+	case level == 0:
+		level = 3 + int32(m.ReconsumeTimes)
+	}
 	props := m.raw.AppendExcept(nil, remoting.PropDelay, remoting.PropRetryTopic, remoting.PropOriginMessageID, remoting.PropReconsumeTime,
 		remoting.PropMaxReconsumeTimes, remoting.PropTransaction, remoting.PropRealTopic, remoting.PropRealQueueID)
 	origin := m.Property(remoting.PropOriginMessageID)
@@ -62,7 +77,7 @@ func (p *PushConsumer) sendCopy(ctx context.Context, g *group, m *MessageExt) er
 	}
 	props = remoting.AppendProperty(props, remoting.PropRetryTopic, m.Topic)
 	props = remoting.AppendProperty(props, remoting.PropOriginMessageID, origin)
-	props = remoting.AppendProperty(props, remoting.PropDelay, strconv.Itoa(3+m.ReconsumeTimes))
+	props = remoting.AppendProperty(props, remoting.PropDelay, strconv.Itoa(int(level)))
 	if m.raw.Get(remoting.PropUniqKey) == "" {
 		props = remoting.AppendProperty(props, remoting.PropUniqKey, m.MsgID)
 	}

@@ -175,7 +175,7 @@ func (p *PushConsumer) serveRunningInfo(req *remoting.Command) {
 // serveDirect (309) gives a message to the listener because a tool asks for it, and answers what came of that.
 func (p *PushConsumer) serveDirect(req *remoting.Command) {
 	r := req.Responder()
-	msgs, err := decodeMessages(append([]byte(nil), req.Body...), req.Ext.Get("brokerName"))
+	msgs, err := p.c.decodeMessages(append([]byte(nil), req.Body...), req.Ext.Get("brokerName"))
 	if err != nil || len(msgs) != 1 {
 		r.Error(remoting.Errorf(remoting.InvalidParameter, "want one message, got %d: %v", len(msgs), err))
 		return

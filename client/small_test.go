@@ -90,6 +90,11 @@ func TestTexts(t *testing.T) {
 
 // TestProperties: what a record carries is told apart: the user's properties, those with fields, and those of RocketMQ.
 func TestProperties(t *testing.T) {
+	cl, err := New(Config{NameServers: "127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close(t.Context())
 	var p remoting.Properties
 	for _, f := range [][2]string{{"TAGS", "a"}, {"KEYS", "x  y"}, {"UNIQ_KEY", "id"}, {"DELAY", "3"}, {"mine", "1"}, {"CLUSTER", "c"}, {"TIMER_OUT_MS", "5"},
 		{"RETRY_TOPIC", "original"}, {"TRACE_ON", "true"}} {
@@ -100,7 +105,7 @@ func TestProperties(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list, err := decodeMessages(b, "b")
+		list, err := cl.decodeMessages(b, "b")
 		if err != nil || len(list) != 1 {
 			t.Fatal(list, err)
 		}
@@ -114,7 +119,7 @@ func TestProperties(t *testing.T) {
 			t.Error("raw properties")
 		}
 	}
-	if _, err := decodeMessages([]byte("garbage"), "b"); !errors.Is(err, remoting.ErrRecord) {
+	if _, err := cl.decodeMessages([]byte("garbage"), "b"); !errors.Is(err, remoting.ErrRecord) {
 		t.Error(err)
 	}
 }
