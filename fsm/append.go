@@ -114,10 +114,9 @@ func (s *State) appendTo(q *queue, of *topic, next send, host string) (Result, e
 	}
 	known := next.Key != Key{} && of.dedup && s.sends.max > 0
 	if known {
-		s.sends.expire(s.logTime)
 		// What a topic of that name had before it was deleted is no repeat.
-		if e, ok := s.sends.find(next.Key); ok && !next.Repeat && e.phys >= of.Birth {
-			return Result{Status: Repeated, Queue: e.queue, QueueOffset: e.queueOffset, Physical: e.phys, StoreHost: s.hosts[e.host]}, nil
+		if res, ok := s.repeated(next.Key, of.Birth); ok && !next.Repeat {
+			return res, nil
 		}
 	}
 	s.place(len(next.records))
@@ -129,6 +128,17 @@ func (s *State) appendTo(q *queue, of *topic, next send, host string) (Result, e
 		s.sends.add(sent{key: next.Key, at: s.logTime, queue: res.Queue, queueOffset: res.QueueOffset, phys: res.Physical, host: s.host(host)})
 	}
 	return res, nil
+}
+
+// repeated is the answer to a send whose key is known, stored at an offset of the
+// CommitLog or later.
+func (s *State) repeated(k Key, since int64) (Result, bool) {
+	s.sends.expire(s.logTime)
+	e, ok := s.sends.find(k)
+	if k == (Key{}) || !ok || e.phys < since {
+		return Result{}, false
+	}
+	return Result{Status: Repeated, Queue: e.queue, QueueOffset: e.queueOffset, Physical: e.phys, StoreHost: s.hosts[e.host]}, true
 }
 
 // applyDeliver appends delayed messages where they belong and notes that they

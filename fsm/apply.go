@@ -162,6 +162,8 @@ func (s *State) applyOther(kind Kind, r *reader, term uint64) (Status, error) {
 		return s.commitOffsets(r, true)
 	case KindEndReset:
 		return s.endReset(r)
+	case KindStartConsumer:
+		return s.startConsumer(r)
 	case KindTrim:
 		physical := r.i64()
 		if err := r.end(); err != nil {
@@ -218,6 +220,7 @@ func (s *State) putGroup(c remoting.GroupConfig, createOnly bool) Status {
 	if _, ok := s.groups[c.Name]; ok && createOnly {
 		return Stored
 	}
+	s.overrule(c)
 	s.groups[c.Name] = &c
 	s.groupChanges.add(s.logTime)
 	return Stored
@@ -228,6 +231,7 @@ func (s *State) deleteGroup(name string, offsets bool) Status {
 	defer s.mu.Unlock()
 	if _, ok := s.groups[name]; ok {
 		delete(s.groups, name)
+		delete(s.starts, name)
 		s.groupChanges.add(s.logTime)
 	}
 	s.dropResets(func(k offsetKey) bool { return k.group == name })

@@ -54,10 +54,11 @@ const (
 	KindLock          Kind = 11 // who consumes queues in order
 	KindResetOffsets  Kind = 12 // consumer offsets, and what consumers commit is passed over until they know
 	KindEndReset      Kind = 13 // they know
+	KindStartConsumer Kind = 14 // a consumer has started and says how often messages come again
 )
 
 // lastKind is the last of them.
-const lastKind = KindEndReset
+const lastKind = KindStartConsumer
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
 var ErrCommand = errors.New("fsm: command can't be applied")

@@ -71,6 +71,9 @@ func (s *State) settle(next send, host string) (Result, error) {
 		return Result{Status: NotWaiting}, nil
 	}
 	if s.isSettled(w.Queue, w.Offset) {
+		if res, ok := s.repeated(next.Key, 0); ok { // by this very send
+			return res, nil
+		}
 		return Result{Status: Stale}, nil
 	}
 	res := Result{Status: Stored, Queue: w.Queue.Queue, QueueOffset: w.Offset}

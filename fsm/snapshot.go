@@ -198,6 +198,7 @@ func (s *State) adopt(next *State) {
 	s.lockChanges++
 	s.topicChanges, s.groupChanges = next.topicChanges, next.groupChanges
 	s.resets, s.resetChanges = next.resets, next.resetChanges
+	s.starts = next.starts
 }
 
 // agrees says whether a manifest describes the CommitLog this state knows.
@@ -256,7 +257,7 @@ func (s *State) appendMeta(b []byte) []byte {
 	for _, o := range s.schedule {
 		b = appendI64(b, o)
 	}
-	return s.appendLocks(s.appendResets(s.appendSettled(b)))
+	return s.appendStarts(s.appendLocks(s.appendResets(s.appendSettled(b))))
 }
 
 func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
@@ -333,6 +334,7 @@ func (s *State) readMeta(b []byte) error {
 	s.readSettled(&r)
 	s.readResets(&r)
 	s.readLocks(&r)
+	s.readStarts(&r)
 	if err := r.end(); err != nil {
 		return err
 	}

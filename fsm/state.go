@@ -83,6 +83,7 @@ type State struct {
 	groups  map[string]*remoting.GroupConfig
 	offsets map[offsetKey][]int64 // by queue id; noOffset where none
 	resets  map[queueKey]Reset
+	starts  map[string]Start // by group
 	// schedule says up to which offset each queue of the schedule topic was
 	// emptied.
 	schedule []int64
@@ -118,6 +119,7 @@ func (s *State) reset() {
 	s.groups = map[string]*remoting.GroupConfig{}
 	s.offsets = map[offsetKey][]int64{}
 	s.resets = map[queueKey]Reset{}
+	s.starts = map[string]Start{}
 	s.schedule = nil
 	s.settled = map[storage.QueueID]*marks{}
 	s.locks = map[offsetKey]map[int32]Lock{}

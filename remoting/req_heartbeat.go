@@ -19,6 +19,10 @@ type ConsumerData struct {
 	ConsumeFromWhere string
 	UnitMode         bool
 	Subscriptions    []Subscription
+	// Started is when the instance began to consume, ms, 0 if it does not say so: only raftmq's client does. Then MaxReconsumeTimes is how
+	// often a message of the group is to come again, as this instance was told.
+	Started           int64
+	MaxReconsumeTimes int32
 }
 
 // The enum texts of consumers.
@@ -108,6 +112,10 @@ func (s *scanner) consumerData() ConsumerData {
 			d.ConsumeFromWhere = s.string()
 		case "unitMode":
 			d.UnitMode = s.bool()
+		case "raftmqStarted":
+			d.Started = s.int(64)
+		case "raftmqMaxReconsumeTimes":
+			d.MaxReconsumeTimes = int32(s.int(32))
 		case "subscriptionDataSet":
 			for range s.elements() {
 				d.Subscriptions = append(d.Subscriptions, s.subscription())
@@ -152,6 +160,10 @@ func (h *Heartbeat) AppendBody(dst []byte) []byte {
 		w.str("consumeType", d.ConsumeType)
 		w.str("groupName", d.Group)
 		w.str("messageModel", d.MessageModel)
+		if d.Started > 0 {
+			w.int("raftmqMaxReconsumeTimes", int64(d.MaxReconsumeTimes))
+			w.int("raftmqStarted", d.Started)
+		}
 		w.member("subscriptionDataSet", '[')
 		for j := range d.Subscriptions {
 			w.open('{')

@@ -23,10 +23,13 @@ type GroupConfig struct {
 	Attributes              map[string]string
 }
 
+// DefaultRetryMaxTimes is how often a message comes again in a group about which nothing is said.
+const DefaultRetryMaxTimes int32 = 16
+
 // NewGroupConfig returns the configuration of a group about which nothing is said.
 func NewGroupConfig(name string) GroupConfig {
 	return GroupConfig{
-		Name: name, ConsumeEnable: true, ConsumeFromMinEnable: true, ConsumeBroadcastEnable: true, RetryQueueNums: 1, RetryMaxTimes: 16,
+		Name: name, ConsumeEnable: true, ConsumeFromMinEnable: true, ConsumeBroadcastEnable: true, RetryQueueNums: 1, RetryMaxTimes: DefaultRetryMaxTimes,
 		WhichBrokerWhenSlow: 1, NotifyConsumerIDsChange: true, ConsumeTimeoutMinute: 15,
 	}
 }
