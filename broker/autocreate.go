@@ -105,7 +105,7 @@ func (b *Broker) retryTopicOfSend(ctx context.Context, op *sendOp, group string,
 	}
 	h := &op.h
 	// A group that holds a queue consumes in order, and such a message is dead.
-	if h.ReconsumeTimes <= retryLimit(g, h.MaxReconsumeTimes, clientVersion) && !b.leases.ordered(group) {
+	if h.ReconsumeTimes <= b.copyLimit(g, h.MaxReconsumeTimes, clientVersion) && !b.leases.ordered(group) {
 		return b.retryTopic(ctx, g)
 	}
 	h.Topic, h.QueueID = remoting.DLQTopic(group), 0

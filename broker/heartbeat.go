@@ -24,10 +24,10 @@ func (b *Broker) heartbeat(s *session, req *remoting.Command) {
 		b.refuse(responder, err)
 		return
 	}
-	var missing []string
-	for _, d := range h.Consumers {
-		if b.leads() && b.lacks(d.Group) {
-			missing = append(missing, d.Group)
+	var missing []*remoting.ConsumerData
+	for i := range h.Consumers {
+		if d := &h.Consumers[i]; b.leads() && (b.lacks(d) || b.hasStarted(d)) {
+			missing = append(missing, d)
 		}
 	}
 	if len(missing) == 0 {
@@ -35,10 +35,10 @@ func (b *Broker) heartbeat(s *session, req *remoting.Command) {
 		return
 	}
 	b.run(b.workers, len(req.Body), func(err error) { b.refuse(responder, err) }, func(ctx context.Context) {
-		for _, name := range missing {
-			if err := b.makeGroup(ctx, name); err != nil {
+		for _, d := range missing {
+			if err := b.makeGroup(ctx, d); err != nil {
 				// The next heartbeat tries again, and so does the first pull.
-				b.logger.Warn("what a consumer group needs was not made", "consumerGroup", name, "error", err)
+				b.logger.Warn("what a consumer group needs was not made", "consumerGroup", d.Group, "error", err)
 			}
 		}
 		responder.Respond(&remoting.Command{Code: remoting.Success})
@@ -66,19 +66,23 @@ func (b *Broker) welcome(h *remoting.Heartbeat) {
 	})
 }
 
-// lacks says whether something is to be made for a consumer group.
-func (b *Broker) lacks(group string) bool {
-	g, ok := b.group.State().Group(group)
+// lacks says whether something is to be made for a consumer group. In broadcasting
+// nothing comes again, so there is no retry topic.
+func (b *Broker) lacks(d *remoting.ConsumerData) bool {
+	g, ok := b.group.State().Group(d.Group)
 	if !ok {
-		return remoting.CheckGroup(group) == nil && b.mayCreateGroup(group)
+		return remoting.CheckGroup(d.Group) == nil && b.mayCreateGroup(d.Group)
 	}
-	_, ok = b.group.State().Topic(remoting.RetryTopic(group))
-	return !ok && g.RetryQueueNums > 0
+	_, ok = b.group.State().Topic(remoting.RetryTopic(d.Group))
+	return !ok && g.RetryQueueNums > 0 && d.MessageModel == remoting.Clustering
 }
 
-func (b *Broker) makeGroup(ctx context.Context, name string) error {
-	g, err := b.subscriptionGroup(ctx, name)
-	if err != nil || g.RetryQueueNums <= 0 {
+func (b *Broker) makeGroup(ctx context.Context, d *remoting.ConsumerData) error {
+	g, err := b.subscriptionGroup(ctx, d.Group)
+	if err == nil && b.hasStarted(d) {
+		err = b.start(ctx, d)
+	}
+	if err != nil || g.RetryQueueNums <= 0 || d.MessageModel != remoting.Clustering {
 		return err
 	}
 	_, err = b.retryTopic(ctx, g)

@@ -182,6 +182,8 @@ func (b *Broker) refuse(r remoting.Responder, err error) {
 		resp.Remark = "[OVERLOAD] " + err.Error() + " (maxPendingBytes)"
 	case errors.Is(err, raftgroup.ErrTooLarge):
 		resp.Code = remoting.MessageIllegal
+	case errors.Is(err, raftgroup.ErrUnknown):
+		resp.Ext.Add(extOutcome, "unknown")
 	}
 	r.Respond(resp)
 }

@@ -2,21 +2,25 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"math"
 	"math/rand/v2"
 	"strconv"
 
-	"github.com/raftmq/raftmq/broker/raftgroup"
-	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 )
 
 // sendBack answers CONSUMER_SEND_MSG_BACK (36): a message that a consumer could
 // not consume comes again later, to its group only, or goes to the group's dead
-// letters. The copy is one entry of the log, so it is there or it is not; asked
-// twice for one message and count of tries, it is made once, also if the client
-// has sent the copy itself meanwhile and names the same origin.
+// letters. The copy, with its count of tries, is one entry of the log, so it is
+// there or it is not; asked twice for one message and count of tries, it is made
+// once, also if the client has sent the copy itself meanwhile and names the same
+// origin.
+//
+// A stock client takes any answer but SUCCESS, and none, for "not stored": it
+// sends a copy itself, to any broker, and of the first copy nothing tells which
+// message it is of. So an unknown outcome is not answered while there is time to
+// find out (storeSurely); when there is none it is SYSTEM_ERROR, never SUCCESS:
+// at worst a message comes twice, which its consumers must bear anyway.
 func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {
 	var h remoting.SendBackRequest
 	if err := h.Decode(req); err != nil {
@@ -37,7 +41,7 @@ func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command
 		return answer{}, remoting.Errorf(remoting.SystemError, "the message at physical offset %d can't be read: %v", h.Offset, err)
 	}
 	level := int(h.DelayLevel)
-	if v.ReconsumeTimes() < 0 || v.ReconsumeTimes() >= retryLimit(group, h.MaxReconsumeTimes, req.Version) {
+	if v.ReconsumeTimes() < 0 || v.ReconsumeTimes() >= b.retryLimit(group, h.MaxReconsumeTimes, req.Version) {
 		level = -1
 	}
 	topic, err := b.returnTopic(ctx, group, level < 0)
@@ -48,24 +52,7 @@ func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command
 	if err != nil {
 		return answer{}, err
 	}
-	r, err := b.store(ctx, op)
-	if err != nil {
-		return answer{}, err
-	}
-	return answer{}, refusalOf(r.Status, topic.Name)
-}
-
-// versionOwnRetryLimit is the first client release (3.4.9) whose own limit of
-// retries counts.
-const versionOwnRetryLimit = 121
-
-// retryLimit is how often a message comes again before it is dead: what the
-// request says (own, -1 if nothing), or the group.
-func retryLimit(group remoting.GroupConfig, own, clientVersion int32) int32 {
-	if own >= 0 && clientVersion >= versionOwnRetryLimit {
-		return own
-	}
-	return group.RetryMaxTimes
+	return answer{}, b.storeSurely(ctx, op, req)
 }
 
 // returnTopic is the topic that a message of a group is returned to.
@@ -101,9 +88,8 @@ func (b *Broker) returned(v remoting.RecordView, topic remoting.TopicConfig, lev
 	}
 	r.PreparedTransactionOffset = 0
 	r.SysFlag &^= remoting.SysFlagTransaction
-	if uniq, ok := p.Lookup(remoting.PropUniqKey); ok {
-		op.key = messageKey(r.Topic, r.ReconsumeTimes, string(uniq), p)
-	}
+	uniq, _ := p.Lookup(remoting.PropUniqKey) // none in some batches
+	op.key = messageKey(r.Topic, r.ReconsumeTimes, string(uniq), p)
 	if level < 0 {
 		p = remoting.AppendProperty(p, remoting.PropDelay, "0")
 	} else {
@@ -117,42 +103,4 @@ func (b *Broker) returned(v remoting.RecordView, topic remoting.TopicConfig, lev
 		return nil, remoting.Errorf(remoting.MessageIllegal, "properties of %d bytes with those of a retry, the limit is %d", len(p), remoting.MaxProperties)
 	}
 	return op, nil
-}
-
-// storeOp is a record that the broker itself stores.
-type storeOp struct {
-	record remoting.Record
-	key    fsm.Key
-	delay  int64
-	done   chan storeResult
-}
-
-type storeResult struct {
-	r   fsm.Result
-	err error
-}
-
-// AppendRecords implements raftgroup.SendOp.
-func (op *storeOp) AppendRecords(dst []byte) ([]byte, error) {
-	return remoting.AppendRecord(dst, &op.record)
-}
-
-// Done implements raftgroup.SendOp.
-func (op *storeOp) Done(r fsm.Result, err error) { op.done <- storeResult{r, err} }
-
-// store stores a record and waits for it.
-func (b *Broker) store(ctx context.Context, op *storeOp) (fsm.Result, error) {
-	op.done = make(chan storeResult, 1)
-	err := b.group.Append(raftgroup.Send{
-		SendMeta: fsm.SendMeta{Key: op.key, Delay: op.delay}, Count: 1, Size: op.record.Size(), Op: op,
-	})
-	if err != nil {
-		return fsm.Result{}, err
-	}
-	select {
-	case res := <-op.done:
-		return res.r, res.err
-	case <-ctx.Done():
-		return fsm.Result{}, errors.Join(raftgroup.ErrUnknown, ctx.Err())
-	}
 }
