@@ -44,6 +44,7 @@ type Broker struct {
 	readers  *workers // for what reads the disk
 	askers   *workers // for what waits for other clients
 	holds    *holds
+	filters  filters
 	pulling  pulling
 	clients  *registry
 	offsets  *offsetWriter
@@ -73,6 +74,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		workers: newWorkers(cfg.MaxBlockingRequests, requestTimeout), readers: newWorkers(cfg.MaxBlockingRequests, requestTimeout),
 		askers:  newWorkers(cfg.MaxBlockingRequests, clientTimeout),
 		pulling: pulling{limit: int64(cfg.ServerMaxPendingBytes)},
+		filters: filters{enabled: cfg.EnablePropertyFilter},
 	}
 	host, err := addr.MarshalBinary()
 	if err != nil {

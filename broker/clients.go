@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -45,7 +46,14 @@ type consumerGroup struct {
 	kind          string
 	model         string
 	from          string
-	subscriptions map[string]remoting.Subscription // by topic
+	subscriptions map[string]*interest // by topic
+}
+
+// interest is what a group's heartbeats say about a topic. data is guarded by
+// registry.mu.
+type interest struct {
+	data     remoting.Subscription
+	replaced atomic.Bool // by one that wants other messages
 }
 
 // registry is who is connected. It is each replica's own: consumers send
@@ -121,7 +129,7 @@ func subscriptionSize(sub *remoting.Subscription) int {
 func (r *registry) consumer(m *member, d *remoting.ConsumerData) {
 	g := r.consumers[d.Group]
 	if g == nil {
-		g = &consumerGroup{members: map[string]*member{}, subscriptions: map[string]remoting.Subscription{}}
+		g = &consumerGroup{members: map[string]*member{}, subscriptions: map[string]*interest{}}
 		r.consumers[d.Group] = g
 	}
 	old := g.members[m.id]
@@ -133,11 +141,19 @@ func (r *registry) consumer(m *member, d *remoting.ConsumerData) {
 	keep := map[string]bool{}
 	for _, sub := range d.Subscriptions {
 		keep[sub.Topic] = true
-		have, ok := g.subscriptions[sub.Topic]
-		if !ok || sub.Version > have.Version {
-			g.subscriptions[sub.Topic] = sub
+		have := g.subscriptions[sub.Topic]
+		switch {
+		case have == nil:
+			g.subscriptions[sub.Topic] = &interest{data: sub}
+			changed = true
+		case sub.Version <= have.data.Version:
+		case sub.Expression == have.data.Expression && sub.ExpressionType == have.data.ExpressionType && sub.ClassFilterMode == have.data.ClassFilterMode:
+			have.data = sub // clients raise the version for other reasons, too
+		default:
+			g.subscriptions[sub.Topic] = &interest{data: sub}
+			have.replaced.Store(true)
+			r.b.holds.changed()
 		}
-		changed = changed || !ok
 	}
 	for topic := range g.subscriptions {
 		if !keep[topic] {
@@ -256,16 +272,19 @@ func (r *registry) run() {
 	}
 }
 
-// subscription is what a group's heartbeats say about a topic.
-func (r *registry) subscription(group, topic string) (sub remoting.Subscription, model string, ok bool) {
+// subscription is what a group's heartbeats say about a topic: nil for nothing. It
+// is there twice, as data is a copy.
+func (r *registry) subscription(group, topic string) (sub *interest, data remoting.Subscription, model string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g := r.consumers[group]
 	if g == nil {
-		return sub, "", false
+		return nil, data, ""
 	}
-	sub, ok = g.subscriptions[topic]
-	return sub, g.model, ok
+	if sub = g.subscriptions[topic]; sub != nil {
+		data = sub.data
+	}
+	return sub, data, g.model
 }
 
 // consumerIDs are the clients of a consumer group, each once, sorted.
@@ -305,7 +324,7 @@ func (r *registry) consumerConnections(group string) (c remoting.ConsumerConnect
 		c.Connections = append(c.Connections, g.members[id].connection())
 	}
 	for _, topic := range slices.Sorted(maps.Keys(g.subscriptions)) {
-		c.Subscriptions = append(c.Subscriptions, g.subscriptions[topic])
+		c.Subscriptions = append(c.Subscriptions, g.subscriptions[topic].data)
 	}
 	return c, true
 }

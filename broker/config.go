@@ -65,6 +65,7 @@ type Config struct {
 	UseServerSideResetOffset     *bool `yaml:"useServerSideResetOffset"`    // true
 	StoreReplyMessageEnable      *bool `yaml:"storeReplyMessageEnable"`     // true: replies are kept in the reply topic, too
 	TraceTopicEnable             bool  `yaml:"traceTopicEnable"`            // false: message traces have no topic of their own
+	EnablePropertyFilter         bool  `yaml:"enablePropertyFilter"`        // false: SQL92 expressions are refused
 	NotifyConsumerIdsChanged     *bool `yaml:"notifyConsumerIdsChangedEnable"`
 	TransferCountOnMessageInMem  int   `yaml:"maxTransferCountOnMessageInMemory"` // 32
 	TransferBytesOnMessageInMem  int   `yaml:"maxTransferBytesOnMessageInMemory"` // 256 KiB

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -47,8 +48,8 @@ func (b *Broker) heartbeat(s *session, req *remoting.Command) {
 
 // register notes who is there.
 func (b *Broker) register(s *session, req *remoting.Command, h *remoting.Heartbeat) error {
-	if len(req.Body) > maxHeartbeat {
-		return remoting.Errorf(remoting.InvalidParameter, "a heartbeat of %d bytes, the limit is %d", len(req.Body), maxHeartbeat)
+	if err := checkBody("a heartbeat", req.Body); err != nil {
+		return err
 	}
 	if err := h.DecodeBody(req.Body); err != nil {
 		return err
@@ -100,10 +101,35 @@ func (b *Broker) unregisterClient(s *session, req *remoting.Command) {
 	req.Responder().Respond(&remoting.Command{Code: remoting.Success})
 }
 
-// checkClientConfig answers CHECK_CLIENT_CONFIG (46), which Java consumers send
-// at their start for expressions that are not tags.
+// checkClientConfig answers CHECK_CLIENT_CONFIG (46), by which consumers ask at
+// their start whether a subscription that is not one of tags will do.
 func (b *Broker) checkClientConfig(_ *session, req *remoting.Command) {
-	req.Responder().Error(remoting.Errorf(remoting.SystemError, "the broker filters by tags only (enablePropertyFilter)"))
+	var h remoting.CheckClientRequest
+	err := checkBody("a client check", req.Body)
+	if err == nil {
+		err = h.DecodeBody(req.Body)
+	}
+	if sub := &h.Subscription; err == nil && sub.ExpressionType != remoting.ExpressionTag {
+		switch _, err = b.filters.get(sub.ExpressionType, sub.Expression); {
+		case errors.Is(err, errFiltersOff):
+			err = remoting.Errorf(remoting.SystemError, "%v", err)
+		case err != nil:
+			err = remoting.Errorf(remoting.SubscriptionParseFailed, "%v", err)
+		}
+	}
+	if err != nil {
+		b.refuse(req.Responder(), err)
+		return
+	}
+	req.Responder().Respond(&remoting.Command{Code: remoting.Success})
+}
+
+// checkBody bounds the body of a heartbeat and its like.
+func checkBody(what string, body []byte) error {
+	if len(body) > maxHeartbeat {
+		return remoting.Errorf(remoting.InvalidParameter, "%s of %d bytes, the limit is %d", what, len(body), maxHeartbeat)
+	}
+	return nil
 }
 
 // consumerList answers GET_CONSUMER_LIST_BY_GROUP (38).

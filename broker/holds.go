@@ -12,46 +12,63 @@ import (
 
 const (
 	// holdSweep is how often held pulls are compared with their queues, whatever
-	// has or has not told of a change.
+	// has or has not told of a change, and those answered that only messages they
+	// do not want have passed.
 	holdSweep = 5 * time.Second
 	// holdPause is how long changes of topics and groups gather before held pulls
 	// are compared with them.
 	holdPause = 100 * time.Millisecond
 )
 
+// maxHeldFilters bounds what the filters of the pulls that are held take, in
+// bytes. Pulls with one expression share a filter.
+const maxHeldFilters = 64 << 20
+
 // holds are the pulls that were taken and are not answered: those that are being
 // looked at, or wait for that, and those that wait for messages. None of the
-// latter has a goroutine or a timer of its own: appends wake those of their
-// queues, and one goroutine those whose time is up.
+// latter has a goroutine or a timer of its own: appends have their queues sifted
+// for messages that some of them want, and one goroutine wakes those whose time
+// is up.
 //
 //	H1  A pull is parked (in byQueue, byConn and byTime), or ready, or being
 //	    looked at, or answered: never two of these. Only whoever looks at it
-//	    changes it.
-//	H2  At most MaxHeldPulls are parked or ready.
-//	H3  A message that is there when park returns, or comes later, wakes the pull
-//	    parked for it.
+//	    changes it, but for next of a parked one, which sifting moves.
+//	H2  At most MaxHeldPulls are parked or ready, with filters of maxHeldFilters.
+//	H3  A message that is there when park returns, or comes later, and that the
+//	    parked pull's filter lets through wakes it.
+//	H4  Whoever appends does work in proportion to the queues, whatever is parked.
 type holds struct {
 	b     *Broker
 	limit int // of goroutines that look
 
-	mu       sync.Mutex
-	byQueue  map[storage.QueueID]map[*pullOp]struct{}
-	byConn   map[*session]map[*pullOp]struct{}
-	byTime   holdHeap
-	ready    []*pullOp
-	looking  int
-	released bool // none are parked any more
-	group    sync.WaitGroup
+	mu         sync.Mutex
+	byQueue    map[storage.QueueID]*heldQueue
+	byConn     map[*session]map[*pullOp]struct{}
+	byTime     holdHeap
+	ready      int // pulls among jobs
+	jobs       []holdJob
+	looking    int
+	filters    map[*filter]int // of parked and ready pulls, and how many these are
+	filterSize int
+	released   bool // none are parked any more
+	group      sync.WaitGroup
 
 	timer  chan struct{} // the next deadline has changed
 	tables chan struct{} // topics or groups have changed
 }
 
+// holdJob is a pull to look at, or a queue to sift.
+type holdJob struct {
+	op    *pullOp
+	queue *heldQueue
+}
+
 func newHolds(b *Broker) *holds {
 	return &holds{
 		b: b, limit: b.cfg.MaxBlockingRequests,
-		byQueue: map[storage.QueueID]map[*pullOp]struct{}{},
+		byQueue: map[storage.QueueID]*heldQueue{},
 		byConn:  map[*session]map[*pullOp]struct{}{},
+		filters: map[*filter]int{},
 		timer:   make(chan struct{}, 1),
 		tables:  make(chan struct{}, 1),
 	}
@@ -61,36 +78,71 @@ func newHolds(b *Broker) *holds {
 func (h *holds) take(op *pullOp) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.full() {
+	if h.full(op) {
 		return false
 	}
 	h.look(op)
 	return true
 }
 
-func (h *holds) full() bool { return len(h.byTime)+len(h.ready) >= h.b.cfg.MaxHeldPulls }
+// full says whether a pull would be one too many.
+func (h *holds) full(op *pullOp) bool {
+	size := h.filterSize
+	if h.filters[op.filter] == 0 {
+		size += op.filter.size
+	}
+	return len(h.byTime)+h.ready >= h.b.cfg.MaxHeldPulls || size > maxHeldFilters
+}
+
+// countFilter counts a filter of a pull that is parked or ready, or does so no more.
+func (h *holds) countFilter(f *filter, n int) {
+	switch was := h.filters[f]; {
+	case was == 0:
+		h.filterSize += f.size
+	case was+n == 0:
+		h.filterSize -= f.size
+		delete(h.filters, f)
+		return
+	}
+	h.filters[f] += n
+}
 
 // look has a pull looked at. The lock is held.
 func (h *holds) look(op *pullOp) {
-	h.ready = append(h.ready, op)
+	h.countFilter(op.filter, 1)
+	h.ready++
+	h.work(holdJob{op: op})
+}
+
+// work has a job done. The lock is held.
+func (h *holds) work(j holdJob) {
+	h.jobs = append(h.jobs, j)
 	if h.looking < h.limit {
 		h.looking++
-		h.group.Go(h.lookAll)
+		h.group.Go(h.workAll)
 	}
 }
 
-// lookAll looks at pulls until none is ready.
-func (h *holds) lookAll() {
+// workAll does jobs until there are none.
+func (h *holds) workAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for len(h.ready) > 0 {
-		op := h.ready[0]
-		h.ready[0] = nil
-		if h.ready = h.ready[1:]; len(h.ready) == 0 {
-			h.ready = nil
+	for len(h.jobs) > 0 {
+		j := h.jobs[0]
+		h.jobs[0] = holdJob{}
+		if h.jobs = h.jobs[1:]; len(h.jobs) == 0 {
+			h.jobs = nil
+		}
+		if j.op != nil {
+			h.ready--
+			h.countFilter(j.op.filter, -1)
 		}
 		h.mu.Unlock()
-		op.look(h.b.ctx)
+		if j.op != nil {
+			j.op.look(h.b.ctx)
+		} else {
+			h.sift(j.queue)
+		}
 		h.mu.Lock()
 	}
 	h.looking--
@@ -101,13 +153,14 @@ func (h *holds) lookAll() {
 func (h *holds) park(op *pullOp, until time.Time, appends bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.released || h.full() || op.s.conn.Err() != nil {
+	if h.released || h.full(op) || op.s.conn.Err() != nil {
 		return false
 	}
 	op.held, op.appends, op.until = true, appends, until
 	if appends {
-		add(h.byQueue, op.queue, op)
+		h.enqueue(op)
 	}
+	h.countFilter(op.filter, 1)
 	add(h.byConn, op.s, op)
 	heap.Push(&h.byTime, op)
 	if h.byTime[0] == op {
@@ -138,8 +191,9 @@ func remove[K comparable](m map[K]map[*pullOp]struct{}, k K, op *pullOp) {
 func (h *holds) unpark(op *pullOp) {
 	op.held = false
 	if op.appends {
-		remove(h.byQueue, op.queue, op)
+		h.dequeue(op)
 	}
+	h.countFilter(op.filter, -1)
 	remove(h.byConn, op.s, op)
 	heap.Remove(&h.byTime, op.index)
 }
@@ -150,37 +204,45 @@ func (h *holds) wakeOp(op *pullOp) {
 	h.look(op)
 }
 
-// wake looks again for the pulls of these queues.
+// wake has these queues sifted, if pulls wait for their messages. It is called by
+// apply. (H4)
 func (h *holds) wake(queues []*storage.Queue) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, q := range queues {
-		for op := range h.byQueue[q.ID()] {
-			if q.Max() > op.next { // or it is ahead of this replica
-				h.wakeOp(op)
-			}
+		if hq := h.byQueue[q.ID()]; hq != nil {
+			h.siftSoon(hq)
 		}
 	}
 }
 
-// changed has held pulls compared with the topics and groups there are.
+// changed has held pulls compared with the topics, groups and subscriptions there
+// are.
 func (h *holds) changed() { poke(h.tables) }
 
-// recheck wakes the pulls that may not be held any more, or whose messages have
-// come without an append: with a snapshot.
-func (h *holds) recheck() {
+// recheck wakes the pulls that may not be held any more, or not with their filter,
+// and finds messages that have come without an append: with a snapshot. If told, it
+// also has those answered that messages have passed which they do not want: the
+// client learns where to go on.
+func (h *holds) recheck(passed bool) {
 	h.mu.Lock()
-	queues := slices.Collect(maps.Keys(h.byQueue))
+	queues := slices.Collect(maps.Values(h.byQueue))
 	h.mu.Unlock()
-	for _, id := range queues {
+	for _, hq := range queues {
 		end := int64(0)
-		if q := h.b.group.Store().Queue(id); q != nil {
+		if q := h.b.group.Store().Queue(hq.id); q != nil {
 			end = q.Max()
 		}
 		h.mu.Lock() // for a moment: apply waits for it
-		for op := range h.byQueue[id] {
-			if end > op.next || op.allowed() != nil || op.resetPending() {
+		for op := range hq.all() {
+			switch {
+			case op.allowed() != nil || op.resubscribed() || op.resetPending():
 				h.wakeOp(op)
+			case passed && op.moved():
+				op.deadline = time.Time{}
+				h.wakeOp(op)
+			case end > op.next && !hq.sifting:
+				h.siftSoon(hq)
 			}
 		}
 		h.mu.Unlock()
@@ -228,9 +290,9 @@ func (h *holds) run() {
 		case <-timer.C:
 		case <-h.timer:
 		case <-sweep.C:
-			h.recheck()
+			h.recheck(true)
 		case <-tables:
-			h.recheck()
+			h.recheck(false)
 			tables, pause = nil, time.After(holdPause)
 		case <-pause:
 			tables, pause = h.tables, nil

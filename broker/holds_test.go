@@ -239,7 +239,7 @@ func TestPullOfWhatIsMissing(t *testing.T) {
 	}
 	// There is a message for it: one that waits for messages would be looked at.
 	c.mustSend(message(topic, 0), "another")
-	b.holds.recheck()
+	b.holds.recheck(false)
 	if got := b.holds.count(); got != before+1 {
 		t.Errorf("%d pulls are held, there were %d and one that waits for what is missing", got, before)
 	}

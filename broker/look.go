@@ -10,8 +10,10 @@ import (
 )
 
 const (
-	// scanUnits bounds the queue entries that one pull looks at.
+	// scanUnits bounds the queue entries that one pull looks at, and scanTime for
+	// how long it looks at properties.
 	scanUnits = 800
+	scanTime  = 100 * time.Millisecond
 	// missingWait is how long a pull of what is not here yet is held before the
 	// client is sent elsewhere.
 	missingWait = 200 * time.Millisecond
@@ -33,6 +35,15 @@ func (op *pullOp) look(ctx context.Context) {
 		var err error
 		if r, err = rangeOf(q); err != nil {
 			op.missing(err, r)
+			return
+		}
+	}
+	// Not before the range was read: what comes after a heartbeat is for its
+	// subscription.
+	if op.resubscribed() {
+		group, _ := b.group.State().Group(op.h.ConsumerGroup)
+		if err := op.subscription(group); err != nil {
+			op.refuse(err)
 			return
 		}
 	}
@@ -86,7 +97,7 @@ func (op *pullOp) ahead(ctx context.Context, r queueRange) {
 // it is held, unless entries were passed over when it was looked at first, which
 // RocketMQ tells the client at once.
 func (op *pullOp) nothing(r queueRange) {
-	moved := op.next > op.h.QueueOffset
+	moved := op.moved()
 	if (op.parked || !moved) && op.hold(op.deadline, true) {
 		return
 	}
@@ -129,34 +140,54 @@ func (op *pullOp) scan(q *storage.Queue, r queueRange) {
 	defer p.free()
 	p.begin(b, &op.h)
 	limit := max(scanUnits, int(min(op.h.MaxMsgNums, 20*scanUnits)))
-	next := op.next
-	for looked := 0; !p.full && looked < limit && next < r.end; {
-		units, err := q.Units(next, min(cap(p.units), limit-looked), p.units[:0])
-		if err != nil && len(units) == 0 {
-			if len(p.picked) > 0 {
-				break
-			}
-			op.missing(err, r)
-			return
-		}
-		for _, u := range units {
-			if op.filter.match(u.Tag) && !p.pick(next, u) {
-				break
+	next, err := op.pick(q, p, limit, r.end)
+	switch {
+	case len(p.picked) > 0:
+		op.deliver(p, next, r)
+	case err != nil && next == op.next:
+		op.missing(err, r)
+	case next == r.end:
+		op.next = next
+		op.nothing(r)
+	default:
+		op.next = next
+		op.answer(remoting.PullRetryImmediately, next, r, false)
+	}
+}
+
+// pick takes what matches of at most limit entries, and says which is the first
+// that was not looked at, and why, if there are more that could have been.
+func (op *pullOp) pick(q *storage.Queue, p *pulled, limit int, end int64) (next int64, err error) {
+	properties := propertyReader{store: op.b.group.Store()}
+	begun := time.Now()
+	for next = op.next; limit > 0 && next < end; {
+		units, err := q.Units(next, min(cap(p.units), limit), p.units[:0])
+		for i, u := range units {
+			match, err := op.filter.match(&properties, units[i:])
+			if err != nil || match && !p.pick(next, u) {
+				return next, err
 			}
 			next++
-			looked++
+			limit--
+			if op.filter.sql != nil && time.Since(begun) > scanTime {
+				return next, nil
+			}
+		}
+		if err != nil {
+			return next, err
 		}
 	}
-	if len(p.picked) == 0 {
-		op.next = next
-		if next == r.end {
-			op.nothing(r)
-		} else {
-			op.answer(remoting.PullRetryImmediately, next, r, false)
-		}
-		return
+	return next, nil
+}
+
+// match says whether the first of some messages is wanted. The others are about to
+// be asked for.
+func (f *filter) match(properties *propertyReader, units []storage.Unit) (bool, error) {
+	if f.sql == nil {
+		return f.matchTag(units[0].Tag), nil
 	}
-	op.deliver(p, next, r)
+	p, err := properties.properties(units)
+	return err == nil && f.sql.Match(p.All()), err
 }
 
 // deliver answers with the messages that were picked; the entries before next

@@ -17,19 +17,24 @@ const maxSuspend = 120 * time.Second
 // have applied. A follower that is behind holds a pull that is ahead of it, and
 // never tells a consumer that its offset is wrong because of that.
 //
-// Deviations: a held pull that only messages of other tags have passed is
-// answered when its time is up, not within 5 s; maxMsgBytes is heeded; a leader
-// suggests a follower for what is not in memory any more, as with RocketMQ's
-// slaveReadEnable, which is on here.
+// A held pull is woken by messages that its filter lets through, tag or SQL. One
+// that only others have passed is answered within 5 s (holdSweep), so that the
+// client learns where to go on.
+//
+// Deviations: SQL that can't be parsed is refused in a pull that brings it, too;
+// what a group has changed in its subscription goes for the pulls that are held;
+// maxMsgBytes is heeded; a leader suggests a follower for what is not in memory any
+// more, as with RocketMQ's slaveReadEnable, which is on here.
 type pullOp struct {
 	b         *Broker
 	s         *session
 	responder remoting.Responder
 	h         remoting.PullRequest
-	filter    filter
+	filter    *filter
+	sub       *interest // whose filter it is; nil: the request's own
 	queue     storage.QueueID
 	deadline  time.Time // until when it may be held; zero: not at all
-	next      int64     // entries before this one were looked at and did not match
+	next      int64     // entries before this one were looked at and did not match; of a parked one guarded by holds.mu
 	parked    bool      // it was held once
 
 	// Of a parked one, guarded by holds.mu.
@@ -105,29 +110,43 @@ func (op *pullOp) allowed() error {
 // subscription finds the filter: the request's own, or the one that the group's
 // heartbeats carry.
 func (op *pullOp) subscription(group remoting.GroupConfig) error {
-	h := &op.h
-	expression, kind := h.Subscription, h.ExpressionType
+	b, h := op.b, &op.h
+	expression, kind, invalid := h.Subscription, h.ExpressionType, remoting.SubscriptionParseFailed
 	if h.SysFlag&remoting.PullSubscription == 0 {
-		sub, model, ok := op.b.clients.subscription(h.ConsumerGroup, h.Topic)
+		sub, data, model := b.clients.subscription(h.ConsumerGroup, h.Topic)
 		switch {
 		case model == remoting.Broadcasting && !group.ConsumeBroadcastEnable:
 			return remoting.Errorf(remoting.NoPermission, "the consumer group %s may not broadcast (consumeBroadcastEnable)", h.ConsumerGroup)
-		case !ok:
+		case sub == nil:
 			return remoting.Errorf(remoting.SubscriptionNotExist, "the consumer group %s has not subscribed to %s at this broker yet", h.ConsumerGroup, h.Topic)
-		case sub.Version < h.SubVersion:
+		case data.Version < h.SubVersion:
 			return remoting.Errorf(remoting.SubscriptionNotLatest, "the subscription of %s to %s that this broker has is older than the request's", h.ConsumerGroup, h.Topic)
 		}
-		expression, kind = sub.Expression, sub.ExpressionType
+		op.sub = sub
+		if expression, kind = data.Expression, data.ExpressionType; data.ClassFilterMode {
+			expression, kind = "*", remoting.ExpressionTag // there are no filter servers any more
+		}
+		if kind != remoting.ExpressionTag {
+			invalid = remoting.FilterDataNotExist
+		}
 	}
-	if kind != "" && kind != remoting.ExpressionTag {
-		return remoting.Errorf(remoting.SystemError, "the broker does not filter by %.32s (enablePropertyFilter)", kind)
+	f, err := b.filters.get(kind, expression)
+	switch {
+	case errors.Is(err, errFiltersOff):
+		return remoting.Errorf(remoting.SystemError, "%v", err)
+	case err != nil:
+		return remoting.Errorf(invalid, "%v", err)
 	}
-	var err error
-	if op.filter, err = parseTags(expression); err != nil {
-		return remoting.Errorf(remoting.SubscriptionParseFailed, "%v", err)
-	}
+	op.filter = f
 	return nil
 }
+
+// resubscribed says whether the group has come to want other messages than the
+// pull's filter lets through.
+func (op *pullOp) resubscribed() bool { return op.sub != nil && op.sub.replaced.Load() }
+
+// moved says whether messages were passed that the pull does not want.
+func (op *pullOp) moved() bool { return op.next > op.h.QueueOffset }
 
 // createGroup makes the consumer group, if that is allowed, and begins again.
 func (op *pullOp) createGroup(ctx context.Context) {
@@ -146,6 +165,7 @@ func (op *pullOp) createGroup(ctx context.Context) {
 // that is at the end of its queue, where most pulls are: it is held at once.
 func (op *pullOp) begin() {
 	b, h := op.b, &op.h
+	h.Subscription = "" // it may be large, and the filter has it
 	if h.SysFlag&remoting.PullCommitOffset != 0 && h.CommitOffset >= 0 && b.leads() {
 		b.offsets.add(h.ConsumerGroup, h.Topic, h.QueueID, h.CommitOffset, nil)
 	}
@@ -165,7 +185,7 @@ func (op *pullOp) begin() {
 	}
 }
 
-var errManyPulls = remoting.Errorf(remoting.SystemBusy, "[OVERLOAD] too many pulls are held, try again later (maxHeldPulls)")
+var errManyPulls = remoting.Errorf(remoting.SystemBusy, "[OVERLOAD] too many pulls are held (maxHeldPulls), or with filters that are too large, try again later")
 
 // hold parks the pull until a time, or says that it may not be held.
 func (op *pullOp) hold(until time.Time, appends bool) bool {

@@ -33,6 +33,9 @@ func TestBodies(t *testing.T) {
 		{"heartbeat with nulls", `{"clientID":"c","consumerDataSet":[{"groupName":"g","consumeType":"PULL?","subscriptionDataSet":[{"topic":"T","subString":"*","tagsSet":null,"codeSet":null,"expressionType":null}]}],"producerDataSet":null,"unknown":[{}]}`,
 			Heartbeat{ClientID: "c", Consumers: []ConsumerData{{Group: "g", ConsumeType: "PULL?",
 				Subscriptions: []Subscription{{Topic: "T", Expression: "*", ExpressionType: "TAG"}}}}}},
+		{"client check of Java", `{"clientId":"10.0.0.9@1","group":"g","subscriptionData":{"classFilterMode":false,"codeSet":[],"expressionType":"SQL92","subString":"a > 5","subVersion":1700000000000,"tagsSet":[],"topic":"T"}}`,
+			CheckClientRequest{ClientID: "10.0.0.9@1", ConsumerGroup: "g", Subscription: Subscription{Topic: "T", Expression: "a > 5", Version: 1700000000000, ExpressionType: "SQL92"}}},
+		{"client check of nothing", `{"subscriptionData":null}`, CheckClientRequest{Subscription: Subscription{ExpressionType: "TAG"}}},
 		{"heartbeat, others' spelling", `{"clientId":"c","heartbeatFingerprint":"5","withoutSub":"true"}`, Heartbeat{ClientID: "c", Fingerprint: 5, WithoutSub: true}},
 		{"route, mixed", `{"queueDatas":[{"brokerName":"b","perm":6,"readQueueNums":"4","topicSynFlag":1,"writeQueueNums":4}],"brokerDatas":[{"brokerName":"b","brokerAddrs":{0:"a:1",12:"[::1]:2"},"cluster":"c"}],"orderTopicConf":null,"filterServerTable":{}}`,
 			RouteData{Brokers: []BrokerData{{Cluster: "c", BrokerName: "b", Addrs: map[int64]string{0: "a:1", 12: "[::1]:2"}}},
@@ -77,6 +80,7 @@ func TestBodies(t *testing.T) {
 			Subscriptions: []Subscription{{Topic: "T", Expression: "\x01\"*", Tags: []string{"a", "b"}, ExpressionType: "TAG"}}},
 		&LockRequest{ConsumerGroup: "g", ClientID: "c", OnlyThisBroker: true, Queues: []MessageQueue{mq(1)}},
 		&ConsumeResult{AutoCommit: true, Result: ConsumeSuccess, Spent: 3}, &ConsumeTimeSpans{{mq(1), 1, 2, -1, 4}}, &ConsumerStatus{{ClientID: "c"}},
+		&CheckClientRequest{ClientID: "c", ConsumerGroup: "g", Namespace: "n", Subscription: Subscription{Topic: "T", Expression: "a > '\"'", Version: 7, ExpressionType: "SQL92"}},
 		&DataVersion{1, 2, 3}, &KVTable{}, &LockResponse{}, &ConsumerList{}, &TopicList{Topics: []string{}}, &GroupList{"a"}, &ProducerConnections{},
 	} {
 		text := b.(interface{ AppendBody([]byte) []byte }).AppendBody(nil)

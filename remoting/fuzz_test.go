@@ -244,6 +244,7 @@ func FuzzBodies(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		fuzzBody[Heartbeat](t, body)
 		fuzzBody[LockRequest](t, body)
+		fuzzBody[CheckClientRequest](t, body)
 		fuzzBody[RouteData](t, body)
 		fuzzBody[ClusterInfo](t, body)
 		fuzzBody[TopicTable](t, body)
