@@ -49,8 +49,8 @@ func (b *Broker) cloneOffset(ctx context.Context, _ *session, req *remoting.Comm
 	})
 	if online && !h.Offline {
 		offsets = slices.DeleteFunc(offsets, func(o fsm.Offset) bool {
-			_, _, ok := b.clients.subscription(h.SrcGroup, o.Topic)
-			return !ok
+			sub, _, _ := b.clients.subscription(h.SrcGroup, o.Topic)
+			return sub == nil
 		})
 	}
 	command := fsm.CommitOffsets

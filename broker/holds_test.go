@@ -60,18 +60,20 @@ func TestPULL05HeldPullIsNotAnsweredWithOtherTags(t *testing.T) {
 	b := cl.leader(t)
 	c := dial(t, b)
 	c.topic("T", 1)
-	short := c.pulling(pullOf("T", 0, 0, held(400*time.Millisecond), tagged("A")))
-	long := c.pulling(pullOf("T", 0, 0, held(time.Minute), tagged("A||C")))
+	quick := pullOf("T", 0, 0, held(400*time.Millisecond), tagged("A"))
+	long := pullOf("T", 0, 0, held(time.Minute), tagged("A||C"))
+	atItsTime, whenItComes := c.pulling(quick), c.pulling(long)
 	isHeld(t, b, 2)
 	for range 3 {
 		c.mustSend(message("T", 0, remoting.PropTags, "B"), "b")
 	}
 	c.mustSend(message("T", 0), "without a tag")
-	if p := <-short; p.code != remoting.PullRetryImmediately || p.NextBeginOffset != 4 || len(p.records) != 0 {
-		t.Errorf("at its time: code %d, %+v", p.code, p.PullResponse)
+	// Once all have passed it is at its end and finds nothing.
+	if p := c.found(t, quick, atItsTime); p.code != remoting.PullNotFound || quick.QueueOffset != 4 || len(p.records) != 0 {
+		t.Errorf("at its time: code %d, next %d", p.code, quick.QueueOffset)
 	}
 	c.mustSend(message("T", 0, remoting.PropTags, "C"), "c")
-	if p := <-long; !slices.Equal(p.bodies(), []string{"c"}) || p.NextBeginOffset != 5 {
+	if p := c.found(t, long, whenItComes); !slices.Equal(p.bodies(), []string{"c"}) || p.NextBeginOffset != 5 {
 		t.Errorf("when its tag came: %q, next %d", p.bodies(), p.NextBeginOffset)
 	}
 }
