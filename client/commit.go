@@ -23,8 +23,9 @@ func (p *PushConsumer) commitLoop() {
 		if err := p.commitAll(p.ctx, held); err != nil && p.ctx.Err() == nil {
 			p.c.log.Warn("commit", "group", p.cfg.Group, "error", err)
 		}
-		if p.pull != nil {
-			continue // what was polled may take as long as it likes
+		if p.pull != nil || p.cfg.Ordered {
+			// What was polled may take as long as it likes, and in order nobody else may have it while a listener has.
+			continue
 		}
 		for _, q := range held {
 			if t, m := q.overdue(time.Now().Add(-p.cfg.ConsumeTimeout)); t != nil {

@@ -98,7 +98,11 @@ func (p *PushConsumer) restart(q *processQueue, at int64) {
 			p.c.log.Warn("commit", "group", p.cfg.Group, "topic", q.mq.Topic, "broker", q.mq.BrokerName, "queue", q.mq.QueueID, "error", err)
 		}
 	}
-	p.begin(q.mq, at, committed, q)
+	if p.cfg.Ordered {
+		p.giveUp(q) // and take it again, when its listener is done
+		return
+	}
+	p.begin(q.mq, at, committed, q, time.Time{})
 }
 
 // consume is a worker: it takes messages and gives them to their listener.
@@ -107,6 +111,10 @@ func (p *PushConsumer) consume() {
 		q := p.work.next(context.Background())
 		if q == nil {
 			return
+		}
+		if p.cfg.Ordered {
+			p.consumeInOrder(q)
+			continue
 		}
 		batch, more := q.take(p.cfg.ConsumeBatch)
 		if more {
@@ -134,7 +142,7 @@ func (p *PushConsumer) consumeBatch(q *processQueue, batch []*task) {
 	for i, t := range batch {
 		msgs[i] = t.msg
 	}
-	err := p.listen(slices.Clone(msgs))
+	err := p.listen(p.listening, slices.Clone(msgs))
 	n, level := consumedOf(err, len(batch))
 	for _, t := range batch[:n] {
 		if q.done(t) {
@@ -156,7 +164,7 @@ func (p *PushConsumer) unconsumedBy(q *processQueue, batch []*task, msgs []*Mess
 }
 
 // listen calls the listener of the messages' topic.
-func (p *PushConsumer) listen(msgs []*MessageExt) (err error) {
+func (p *PushConsumer) listen(ctx context.Context, msgs []*MessageExt) (err error) {
 	s := p.subscription(msgs[0].Topic)
 	if s == nil || s.listener == nil {
 		return fmt.Errorf("%w: %s", errNoListener, msgs[0].Topic)
@@ -171,7 +179,7 @@ func (p *PushConsumer) listen(msgs []*MessageExt) (err error) {
 			err = fmt.Errorf("the listener panicked: %v\n%s", r, debug.Stack())
 		}
 	}()
-	ctx, cancel := context.WithTimeout(p.listening, p.cfg.ConsumeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.ConsumeTimeout)
 	defer cancel()
 	return s.listener(ctx, msgs)
 }

@@ -44,7 +44,7 @@ func newCluster(t testing.TB, n network, groups, replicas int) *cluster {
 	c.ns.start()
 	for i := range groups {
 		g := &fakeGroup{c: c, name: fmt.Sprintf("broker-%c", 'a'+i), queues: map[MessageQueue]*fakeQueue{}, sent: map[string]sentAt{},
-			offsets: map[string]int64{}, min: map[MessageQueue]int64{}}
+			offsets: map[string]int64{}, locks: map[string]fakeLock{}, min: map[MessageQueue]int64{}}
 		for id := range replicas {
 			r := &fakeReplica{g: g, id: int64(id), scripts: map[int32][]script{}, clients: map[string]map[string]*remoting.Conn{}}
 			r.fakeServer = &fakeServer{c: c, handler: r.serve, onClose: r.closed}
@@ -225,6 +225,7 @@ type fakeGroup struct {
 	min     map[MessageQueue]int64
 	sent    map[string]sentAt
 	offsets map[string]int64 // group/topic/queue
+	locks   map[string]fakeLock
 	commits []commit
 	held    []*heldPull
 	stored  int // messages, repeats not counted
@@ -275,6 +276,9 @@ func (g *fakeGroup) elect(i int, routed bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leader = i
+	for k, l := range g.locks { // its clock begins anew
+		g.locks[k] = fakeLock{l.client, time.Now()}
+	}
 	if routed {
 		g.routed = i
 	}

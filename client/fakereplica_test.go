@@ -123,7 +123,8 @@ func (r *fakeReplica) leads() *remoting.Command {
 func (r *fakeReplica) execute(conn *remoting.Conn, req *remoting.Command) *remoting.Command {
 	g := r.g
 	switch req.Code {
-	case remoting.SendMessageV2, remoting.SendBatchMessage, remoting.UpdateConsumerOffset, remoting.ConsumerSendMsgBack, remoting.UpdateAndCreateTopic:
+	case remoting.SendMessageV2, remoting.SendBatchMessage, remoting.UpdateConsumerOffset, remoting.ConsumerSendMsgBack, remoting.UpdateAndCreateTopic,
+		remoting.LockBatchMQ, remoting.UnlockBatchMQ:
 		if no := r.leads(); no != nil {
 			return no
 		}
@@ -227,6 +228,8 @@ func (r *fakeReplica) execute(conn *remoting.Conn, req *remoting.Command) *remot
 		return &remoting.Command{Body: list.AppendBody(nil)}
 	case remoting.ConsumerSendMsgBack:
 		return r.executeSendBack(req)
+	case remoting.LockBatchMQ, remoting.UnlockBatchMQ:
+		return r.executeLock(req)
 	case remoting.UpdateAndCreateTopic:
 		var t remoting.TopicConfig
 		if err := t.Decode(req); err != nil {
@@ -368,7 +371,7 @@ func (r *fakeReplica) executeSendBack(req *remoting.Command) *remoting.Command {
 				continue
 			}
 			topic := remoting.RetryTopic(h.Group)
-			if v.ReconsumeTimes() >= h.MaxReconsumeTimes {
+			if h.DelayLevel < 0 || v.ReconsumeTimes() >= h.MaxReconsumeTimes {
 				topic = remoting.DLQTopic(h.Group)
 			}
 			props := v.Properties().AppendExcept(nil)
@@ -381,4 +384,38 @@ func (r *fakeReplica) executeSendBack(req *remoting.Command) *remoting.Command {
 		}
 	}
 	return &remoting.Command{Code: remoting.SystemError, Remark: "no message there"}
+}
+
+// fakeLock is a queue that a client has locked for a group.
+type fakeLock struct {
+	client string
+	at     time.Time
+}
+
+// fakeLockTime is how long a broker keeps a lock that is not renewed.
+const fakeLockTime = time.Minute
+
+// executeLock locks or unlocks. The group's lock is held.
+func (r *fakeReplica) executeLock(req *remoting.Command) *remoting.Command {
+	g := r.g
+	var h remoting.LockRequest
+	if err := h.DecodeBody(req.Body); err != nil {
+		return &remoting.Command{Code: remoting.InvalidParameter, Remark: err.Error()}
+	}
+	ours := remoting.LockResponse{}
+	for _, mq := range h.Queues {
+		k := offsetKey(h.ConsumerGroup, mq.Topic, mq.QueueID)
+		l := g.locks[k]
+		switch mine := l.client == h.ClientID; {
+		case req.Code == remoting.UnlockBatchMQ && mine:
+			delete(g.locks, k)
+		case req.Code == remoting.LockBatchMQ && (mine || time.Since(l.at) >= fakeLockTime):
+			g.locks[k] = fakeLock{h.ClientID, time.Now()}
+			ours = append(ours, mq)
+		}
+	}
+	if req.Code == remoting.UnlockBatchMQ {
+		return &remoting.Command{}
+	}
+	return &remoting.Command{Body: ours.AppendBody(nil)}
 }

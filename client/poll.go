@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/raftmq/raftmq/remoting"
 )
@@ -202,7 +203,7 @@ func (p *PushConsumer) seek(mq MessageQueue, at int64) error {
 	q.mu.Lock()
 	committed := q.committed
 	q.mu.Unlock()
-	p.hold(mq, at, committed)
+	p.hold(mq, at, committed, time.Time{})
 	return nil
 }
 

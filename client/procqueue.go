@@ -37,6 +37,7 @@ type processQueue struct {
 	room   chan struct{} // has one when room may have been made
 	commit chan struct{} // has one while a commit is under way: an older one must not overtake a newer
 	listed bool          // in the dispatcher's list; under its lock
+	order  *inOrder      // of an ordered consumer
 
 	mu        sync.Mutex
 	tasks     []*task

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,9 @@ type PushConfig struct {
 	FromTime time.Time
 	// Workers is how many listeners run at once. Default: 20.
 	Workers int
+	// Ordered gives the messages of each queue to the listener in the order of their offsets, one listener at a time in the whole group. A
+	// message that its listener fails on holds up its queue: it comes again after RedoDelay.
+	Ordered bool
 	// ConsumeBatch is how many messages a listener gets at most. Default: 1.
 	ConsumeBatch int
 	// PullBatch is how many messages are pulled at once. Default: 32.
@@ -65,10 +69,11 @@ type PushConfig struct {
 	MaxMessages int
 	MaxBytes    int64
 	MaxSpan     int64
-	// MaxReconsumeTimes is how often a message comes again after failures before it is a dead letter, NoRetries for never. Default: 16.
+	// MaxReconsumeTimes is how often a message comes again after failures before it is a dead letter, NoRetries for never. Default: 16; with
+	// Ordered, without end. With Ordered it is counted by this consumer only, so anew after its queue has moved.
 	MaxReconsumeTimes int
-	// ConsumeTimeout is how long a listener may take: after that the message that holds up its queue comes again as if it had failed.
-	// Default: 15 min.
+	// ConsumeTimeout is how long a listener may take: after that the message that holds up its queue comes again as if it had failed; with
+	// Ordered only the listener's context ends. Default: 15 min.
 	ConsumeTimeout time.Duration
 	// CommitInterval is how often offsets are committed; they also are when a queue goes to another client, and by Close. Default: 5 s.
 	CommitInterval time.Duration
@@ -77,8 +82,8 @@ type PushConfig struct {
 	RebalanceInterval time.Duration
 	// SuspendTime is how long a broker may hold a pull when there is nothing new. Default: 15 s.
 	SuspendTime time.Duration
-	// RedoDelay is how long after a failure a message is given to the listener again that could not be sent back to any broker. Default:
-	// 5 s.
+	// RedoDelay is how long after a failure a message is given to the listener again that could not be sent back to any broker; with Ordered,
+	// any message, and then it is from 10 ms to 30 s. Default: 5 s, with Ordered 1 s.
 	RedoDelay time.Duration
 	// Allocate shares the queues among the group's clients. Default: AllocateAverage.
 	Allocate Allocator
@@ -113,6 +118,11 @@ func (cfg *PushConfig) validate() error {
 	setDefault(&cfg.MaxMessages, 1000)
 	setDefault(&cfg.MaxBytes, 100<<20)
 	setDefault(&cfg.MaxSpan, 2000)
+	if cfg.Ordered {
+		setDefault(&cfg.MaxReconsumeTimes, math.MaxInt32)
+		setDefault(&cfg.RedoDelay, time.Second)
+		cfg.RedoDelay = min(max(cfg.RedoDelay, 10*time.Millisecond), 30*time.Second)
+	}
 	setDefault(&cfg.MaxReconsumeTimes, 16)
 	cfg.MaxReconsumeTimes = max(cfg.MaxReconsumeTimes, 0)
 	setDefault(&cfg.ConsumeTimeout, 15*time.Minute)
@@ -127,7 +137,7 @@ func (cfg *PushConfig) validate() error {
 }
 
 // PushConsumer gives the messages of the topics it subscribes to to listeners. The clients of its group share the queues: each message goes
-// to one of them, at least once, in no particular order.
+// to one of them, at least once, in no particular order unless PushConfig.Ordered.
 type PushConsumer struct {
 	c       *Client
 	cfg     PushConfig
@@ -154,6 +164,9 @@ type PushConsumer struct {
 	queues   map[MessageQueue]*processQueue
 	assigned map[string][]MessageQueue // by topic: what a PullConsumer was assigned; nil: queues are shared
 	seeks    map[MessageQueue]int64    // where to begin with assigned queues that are not held yet
+	// leaving are, with Ordered, queues that were given up and whose listener is not done yet.
+	leaving map[MessageQueue]*processQueue
+	locks   locks
 }
 
 // maxAsked bounds how many requests of brokers are worked on at once.
@@ -202,6 +215,7 @@ func (c *Client) newPushConsumer(cfg PushConfig, store offsetStore) *PushConsume
 	p := &PushConsumer{
 		c: c, cfg: cfg, store: store, kick: make(chan struct{}, 1), work: newDispatcher(), asked: make(chan struct{}, maxAsked), closed: make(chan struct{}),
 		subs: map[string]*subscription{}, queues: map[MessageQueue]*processQueue{}, seeks: map[MessageQueue]int64{},
+		leaving: map[MessageQueue]*processQueue{}, locks: locks{turns: map[string]chan struct{}{}},
 	}
 	p.ctx, p.cancel = context.WithCancel(c.ctx)
 	p.listening, p.stop = context.WithCancel(context.Background())
@@ -315,6 +329,9 @@ func (p *PushConsumer) run() {
 	p.state = pushRunning
 	p.started = time.Now()
 	setDefault(&p.cfg.FromTime, p.started.Add(-30*time.Minute))
+	if p.needsLocks() {
+		p.startLocks()
+	}
 	p.loops.Go(p.rebalanceLoop)
 	if !p.manual() {
 		p.loops.Go(p.commitLoop)
@@ -361,9 +378,13 @@ func (p *PushConsumer) Close(ctx context.Context) error {
 func (p *PushConsumer) end(ctx context.Context) (err error) {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(deadlineOf(ctx)), closeGrace))
 	defer cancel()
+	commit := func(ctx context.Context) error { return p.commitAll(ctx, p.held()) }
+	if p.cfg.Ordered {
+		commit = p.endInOrder
+	}
 	if p.manual() {
 		// What was not committed comes again.
-	} else if err = p.commitAll(last, p.held()); err != nil {
+	} else if err = commit(last); err != nil {
 		err = fmt.Errorf("close consumer %s: offsets were not committed, messages will come again: %w", p.cfg.Group, err)
 	}
 	for _, q := range p.held() {

@@ -58,8 +58,8 @@ func (p *PushConsumer) rebalance() bool {
 		if err := p.rebalanceTopic(s); err != nil {
 			ok = false
 			level := slog.LevelInfo
-			if errors.Is(err, ErrNoRoute) {
-				level = slog.LevelDebug // as every group begins
+			if errors.Is(err, ErrNoRoute) || errors.Is(err, errLocked) {
+				level = slog.LevelDebug // as every group begins, and as queues move
 			}
 			p.c.log.Log(p.ctx, level, "rebalance", "group", p.cfg.Group, "topic", s.topic, "error", err)
 		}
@@ -172,6 +172,12 @@ func (p *PushConsumer) tellGroup(g *group) {
 
 // release gives up queues: what is consumed of them is committed, so that the client that gets them goes on there.
 func (p *PushConsumer) release(lost []*processQueue) {
+	if p.cfg.Ordered {
+		for _, q := range lost {
+			p.giveUp(q)
+		}
+		return
+	}
 	if len(lost) == 0 {
 		return
 	}
@@ -209,14 +215,20 @@ func (p *PushConsumer) acquire(mine []MessageQueue) error {
 		}
 	}
 	p.mu.Unlock()
-	return each(fresh, startsAtOnce, func(mq MessageQueue) error {
-		start, committed, err := p.startOffset(mq)
-		if err != nil {
-			return fmt.Errorf("where to begin with broker %s queue %d: %w", mq.BrokerName, mq.QueueID, err)
-		}
-		p.begin(mq, start, committed, nil)
-		return nil
-	})
+	if p.cfg.Ordered {
+		return p.acquireInOrder(fresh)
+	}
+	return each(fresh, startsAtOnce, func(mq MessageQueue) error { return p.start(mq, time.Time{}) })
+}
+
+// start begins with a queue where the group has come to. If it is locked, the lock was asked for then.
+func (p *PushConsumer) start(mq MessageQueue, locked time.Time) error {
+	start, committed, err := p.startOffset(mq)
+	if err != nil {
+		return fmt.Errorf("where to begin with broker %s queue %d: %w", mq.BrokerName, mq.QueueID, err)
+	}
+	p.begin(mq, start, committed, nil, locked)
+	return nil
 }
 
 // each calls f for each of list, n at once, and returns one of the errors.
@@ -243,8 +255,9 @@ func each[T any](list []T, n int, f func(T) error) error {
 	return first
 }
 
-// begin holds a queue from an offset on, in place of the one that was held of it (nil: none), if that is so.
-func (p *PushConsumer) begin(mq MessageQueue, start, committed int64, old *processQueue) {
+// begin holds a queue from an offset on, in place of the one that was held of it (nil: none), if that is so. If it is locked, the lock was
+// asked for then.
+func (p *PushConsumer) begin(mq MessageQueue, start, committed int64, old *processQueue, locked time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.queues[mq] != old || p.state != pushRunning {
@@ -254,12 +267,15 @@ func (p *PushConsumer) begin(mq MessageQueue, start, committed int64, old *proce
 		start = at
 		delete(p.seeks, mq)
 	}
-	p.hold(mq, start, committed)
+	p.hold(mq, start, committed, locked)
 }
 
 // hold is begin without a question. The lock is held, and the consumer is running.
-func (p *PushConsumer) hold(mq MessageQueue, start, committed int64) {
+func (p *PushConsumer) hold(mq MessageQueue, start, committed int64, locked time.Time) {
 	q := newProcessQueue(p.ctx, mq, start, committed, limits{p.cfg.MaxMessages, p.cfg.MaxBytes, p.cfg.MaxSpan})
+	if p.cfg.Ordered {
+		p.inOrder(q, locked)
+	}
 	p.queues[mq] = q
 	p.loops.Go(func() { p.pullLoop(q) })
 	p.watchNow()

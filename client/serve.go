@@ -124,6 +124,9 @@ func (q *processQueue) info() processQueueInfo {
 	defer q.mu.Unlock()
 	i := processQueueInfo{CommitOffset: q.commitOffsetLocked(), CachedMsgCount: q.count, CachedMsgSizeInMiB: q.bytes >> 20, Dropped: q.dropped,
 		LastPullTimestamp: q.pulled.UnixMilli(), LastConsumeTimestamp: q.consumed.UnixMilli()}
+	if q.order != nil {
+		i.Locked = q.trustedLocked()
+	}
 	if len(q.tasks) > 0 {
 		i.CachedMsgMinOffset, i.CachedMsgMaxOffset = q.tasks[0].offset, q.tasks[len(q.tasks)-1].offset
 	}
@@ -147,7 +150,7 @@ func (p *PushConsumer) serveRunningInfo(req *remoting.Command) {
 		"properties": map[string]string{
 			"PROP_NAMESERVER_ADDR":          p.c.cfg.NameServers,
 			"PROP_CONSUME_TYPE":             remoting.ConsumePassively,
-			"PROP_CONSUMEORDERLY":           "false",
+			"PROP_CONSUMEORDERLY":           strconv.FormatBool(p.cfg.Ordered),
 			"PROP_THREADPOOL_CORE_SIZE":     strconv.Itoa(p.cfg.Workers),
 			"PROP_CLIENT_VERSION":           strconv.Itoa(int(remoting.Version)),
 			"PROP_CONSUMER_START_TIMESTAMP": strconv.FormatInt(p.started.UnixMilli(), 10),
@@ -188,8 +191,8 @@ func (p *PushConsumer) serveDirect(req *remoting.Command) {
 			Result     string `json:"consumeResult"`
 			Remark     string `json:"remark,omitempty"`
 			Spent      int64  `json:"spentTimeMills"` // so it is spelled
-		}{AutoCommit: true, Result: "CR_SUCCESS"}
-		if err := p.listen(msgs); err != nil {
+		}{Order: p.cfg.Ordered, AutoCommit: true, Result: "CR_SUCCESS"}
+		if err := p.listen(p.listening, msgs); err != nil {
 			result.Result, result.Remark = "CR_LATER", err.Error()
 		}
 		result.Spent = time.Since(began).Milliseconds()
