@@ -8,7 +8,7 @@ DURATION    ?= 2m
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: all build demo test race conformance chaos bench fuzz lint clean
+.PHONY: all build demo test race conformance interop chaos bench fuzz lint clean
 
 all: build
 
@@ -31,6 +31,11 @@ race:
 # Every statement of RocketMQ's semantics, and whether the tests named after it pass.
 conformance:
 	$(GO) run ./cmd/conformance
+
+# The official Java clients and ali-ons, each in quiet and while leaders are
+# killed. Needs a JDK with Maven, Node with npm; what is missing is skipped, by name.
+interop:
+	RAFTMQ_INTEROP=1 $(GO) test ./cmd/raftmq -count=1 -timeout 60m -run '^TestInterop$$' -v
 
 # Real processes killed at random for DURATION, and everything compared. The seed
 # is printed; RAFTMQ_SEED repeats its faults.
