@@ -25,7 +25,7 @@ func (r *reader) send() (s send) {
 	copy(s.Key[:], r.take(len(s.Key)))
 	s.Repeat = flags&flagRepeat != 0
 	s.Delay = r.i64()
-	s.Waited = flags&flagWaited != 0
+	s.Waited, s.Asks = flags&flagWaited != 0, flags&flagAsks != 0
 	s.n = int(r.u32())
 	size := int(r.u32())
 	if flags&flagSettles != 0 {
@@ -320,8 +320,9 @@ func topicBytes(q *queue) []byte {
 // queues are rebuilt by it.
 func unitOf(v remoting.RecordView) storage.Unit {
 	u := storage.Unit{Phys: v.PhysicalOffset(), Size: int32(v.Size())}
-	if topic := v.TopicBytes(); string(topic) == remoting.TopicSchedule || string(topic) == remoting.TopicTimer {
-		// When it is due. The field has no other use before a commit.
+	if remoting.IsWaitingTopic(text(v.TopicBytes())) {
+		// When it is due, or to be asked about. The field has no other use before a
+		// commit.
 		u.Tag = v.PreparedTransactionOffset()
 		return u
 	}

@@ -175,7 +175,8 @@ func Trim(physical int64) []byte { return appendI64(header(nil, KindTrim), physi
 // A settlement names a message that waits: topic (length 4 B), incarnation (8 B),
 // queue (4 B) and queue offset (8 B). The send is stored and that message settled,
 // both or neither, and only if it was not settled before. Such a send may have no
-// records: it settles and no more.
+// records: it settles and no more. One that asks leaves the message unsettled and
+// counts that somebody was asked what is to become of it.
 //
 // A deliver command carries, before the store host, which queue of the schedule
 // topic it empties (4 B) and from which offset on (8 B), and then one send for
@@ -193,19 +194,24 @@ const (
 	flagSettles = 1 << 1
 	// flagWaited: the physical offset in the records is where they waited.
 	flagWaited = 1 << 2
+	// flagAsks: the settlement's message was asked about, and is not settled.
+	flagAsks = 1 << 3
 )
 
 // SendMeta is what a send says beside its records.
 type SendMeta struct {
 	Key    Key   // identity, or zero
 	Repeat bool  // stored though the key is known
-	Delay  int64 // ms, of a message of the schedule topic: how long after its store time it is due
+	Delay  int64 // ms, of a message that waits for its time: how long after its store time that is
 	// Settles is the message that the send settles, if any.
 	Settles *Waiting
 	// Waited says that the physical offset in the records is where they waited.
 	// They are refused if the topic they are for is a later one of its name, and
 	// get another queue if it has fewer now.
 	Waited bool
+	// Asks says that the message is not settled, but that somebody is asked what is
+	// to become of it, which is counted. It goes without records.
+	Asks bool
 }
 
 // Waiting is a message that something is still to be done with: a half message
@@ -258,6 +264,9 @@ func (a *AppendCommand) Begin(m SendMeta) []byte {
 	}
 	if m.Waited {
 		flags |= flagWaited
+	}
+	if m.Asks {
+		flags |= flagAsks
 	}
 	a.b = append(a.b, flags)
 	a.b = append(a.b, m.Key[:]...)

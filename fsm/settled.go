@@ -13,10 +13,19 @@ import (
 )
 
 // marks says which messages of a queue were settled: those before base, which is
-// a multiple of 64, and those whose bit is set.
+// a multiple of 64, and those whose bit is set. Of the others it has how often it
+// was asked what is to become of them.
 type marks struct {
-	base int64
-	bits []uint64
+	base  int64
+	bits  []uint64
+	asked map[int64]Asked
+}
+
+// Asked is how often it was asked what is to become of a message that waits, and
+// when last, in log time, ms.
+type Asked struct {
+	Times int32
+	Last  int64
 }
 
 func (m *marks) has(offset int64) bool {
@@ -29,6 +38,7 @@ func (m *marks) has(offset int64) bool {
 
 // set marks an offset from base on.
 func (m *marks) set(offset int64) {
+	delete(m.asked, offset)
 	word := (offset - m.base) / 64
 	for int64(len(m.bits)) <= word {
 		m.bits = append(m.bits, 0)
@@ -62,7 +72,7 @@ func (m *marks) next(from int64) int64 {
 
 // settle stores a send, if there is one, and settles the message it names: both
 // or neither. A message is settled once, so a settlement that is proposed twice,
-// or by two leaders, acts once.
+// or by two leaders, acts once. If the send only asks, that is counted.
 func (s *State) settle(next send, host string) (Result, error) {
 	w := next.Settles
 	t, ok := s.topics[w.Queue.Topic]
@@ -77,6 +87,10 @@ func (s *State) settle(next send, host string) (Result, error) {
 		return Result{Status: Stale}, nil
 	}
 	res := Result{Status: Stored, Queue: w.Queue.Queue, QueueOffset: w.Offset}
+	if next.Asks {
+		s.ask(*w)
+		return res, nil
+	}
 	if next.n > 0 || len(next.records) > 0 {
 		var err error
 		if next.Waited {
@@ -90,13 +104,37 @@ func (s *State) settle(next send, host string) (Result, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := s.settled[w.Queue]
-	if m == nil {
-		m = new(marks)
-		s.settled[w.Queue] = m
-	}
-	m.set(w.Offset)
+	s.marksOf(w.Queue).set(w.Offset)
 	return res, nil
+}
+
+// marksOf are the marks of a queue. The lock is held.
+func (s *State) marksOf(q storage.QueueID) *marks {
+	m := s.settled[q]
+	if m == nil {
+		m = &marks{asked: map[int64]Asked{}}
+		s.settled[q] = m
+	}
+	return m
+}
+
+// ask counts that it was asked about a message.
+func (s *State) ask(w Waiting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.marksOf(w.Queue)
+	m.asked[w.Offset] = Asked{Times: m.asked[w.Offset].Times + 1, Last: s.logTime}
+}
+
+// Asked is how often it was asked about the message at a queue's offset: never,
+// if it was settled.
+func (s *State) Asked(q storage.QueueID, offset int64) Asked {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if m := s.settled[q]; m != nil {
+		return m.asked[offset]
+	}
+	return Asked{}
 }
 
 // isSettled is Settled for apply's goroutine.
@@ -135,16 +173,26 @@ func (s *State) appendSettled(b []byte) []byte {
 		for _, w := range m.bits {
 			b = binary.BigEndian.AppendUint64(b, w)
 		}
+		b = appendCount(b, len(m.asked))
+		for _, offset := range slices.Sorted(maps.Keys(m.asked)) {
+			b = appendI64(b, offset)
+			b = appendI32(b, m.asked[offset].Times)
+			b = appendI64(b, m.asked[offset].Last)
+		}
 	}
 	return b
 }
 
 func (s *State) readSettled(r *reader) {
-	for range r.count(4 + 8 + 4 + 8 + 4) {
+	for range r.count(4 + 8 + 4 + 8 + 4 + 4) {
 		id := storage.QueueID{Topic: r.string(), Incarnation: r.u64(), Queue: r.i32()}
-		m := &marks{base: r.i64()}
+		m := &marks{base: r.i64(), asked: map[int64]Asked{}}
 		for range r.count(8) {
 			m.bits = append(m.bits, r.u64())
+		}
+		for range r.count(8 + 4 + 8) {
+			offset, times, last := r.i64(), r.i32(), r.i64()
+			m.asked[offset] = Asked{times, last}
 		}
 		switch {
 		case r.err != nil:

@@ -101,6 +101,68 @@ func TestMessageIsSettledOnceTogetherWithItsSend(t *testing.T) {
 	if res := one(settlement(t, Waiting{half, 0}, message{}, false)); res.Status != Stored || r.Unsettled(half, 0) != 2 {
 		t.Errorf("dropped: %+v, unsettled from %d", res, r.Unsettled(half, 0))
 	}
+	restored(t, r)
+	if r.Unsettled(half, 0) != 2 || r.Settled(half, 2) {
+		t.Error("a snapshot does not keep what is settled")
+	}
+	if res := one(commit); res.Status != Stale {
+		t.Errorf("the commit again after a restore: %+v", res)
+	}
+	r.feed(DeleteTopic(half.Topic))
+	if len(r.settled) != 0 {
+		t.Error("a topic's settlements outlive it")
+	}
+}
+
+// TestAskingIsCountedUntilTheMessageIsSettled asks, and settles.
+func TestAskingIsCountedUntilTheMessageIsSettled(t *testing.T) {
+	r := newReplica(t)
+	r.feed(testConfigure(), PutTopic(testTopic(remoting.TopicHalf, 1), false))
+	half := storage.QueueID{Topic: remoting.TopicHalf, Incarnation: 1}
+	r.feed(appendCommand(t, message{topic: half.Topic, body: "a", delay: 6000}, message{topic: half.Topic, body: "b", delay: 6000}))
+	units, err := r.store.Queue(half).Units(0, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := r.store.Record(units[0].Phys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := remoting.ParseRecord(rec); err != nil || units[0].Tag != v.StoreTimestamp()+6000 {
+		t.Errorf("stored at %d, to be asked about at %d (%v)", v.StoreTimestamp(), units[0].Tag, err)
+	}
+	ask := func(offset, now int64) Status {
+		t.Helper()
+		a := NewAppendCommand(nil, testHost)
+		a.End(a.Begin(SendMeta{Settles: &Waiting{half, offset}, Asks: true}), 0)
+		command := a.Bytes()
+		Stamp(command, now)
+		return slices.Concat(r.feed(command)...)[0].Status
+	}
+	for i := range int64(3) {
+		if s := ask(0, 1000+i); s != Stored {
+			t.Errorf("asking: status %d", s)
+		}
+	}
+	if got := r.Asked(half, 0); got != (Asked{3, 1002}) || r.Asked(half, 1) != (Asked{}) || r.Settled(half, 0) {
+		t.Errorf("asked: %+v", got)
+	}
+	if s := ask(2, 1010); s != NotWaiting {
+		t.Errorf("asking about what is not there: status %d", s)
+	}
+	restored(t, r)
+	if got := r.Asked(half, 0); got != (Asked{3, 1002}) {
+		t.Errorf("after a restore: %+v", got)
+	}
+	r.feed(settlement(t, Waiting{half, 0}, message{}, false))
+	if s := ask(0, 1020); s != Stale || r.Asked(half, 0) != (Asked{}) {
+		t.Errorf("asking about a settled message: status %d, %+v", s, r.Asked(half, 0))
+	}
+}
+
+// restored is the state written to a snapshot and read from it.
+func restored(t *testing.T, r *replica) {
+	t.Helper()
 	var snap bytes.Buffer
 	s, err := r.Snapshot()
 	if err != nil {
@@ -116,14 +178,7 @@ func TestMessageIsSettledOnceTogetherWithItsSend(t *testing.T) {
 	if err := r.Restore(&snap); err != nil {
 		t.Fatal(err)
 	}
-	if r.Digest() != before || r.Unsettled(half, 0) != 2 || r.Settled(half, 2) {
-		t.Error("a snapshot does not keep what is settled")
-	}
-	if res := one(commit); res.Status != Stale {
-		t.Errorf("the commit again after a restore: %+v", res)
-	}
-	r.feed(DeleteTopic(half.Topic))
-	if len(r.settled) != 0 {
-		t.Error("a topic's settlements outlive it")
+	if r.Digest() != before {
+		t.Error("another state after the restore")
 	}
 }
