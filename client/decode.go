@@ -16,8 +16,8 @@ var systemProperties = map[string]bool{
 	remoting.PropRegion: true, remoting.PropTraceOn: true, remoting.PropCluster: true, remoting.PropMinOffset: true,
 	remoting.PropMaxOffset: true, remoting.PropInstanceID: true, remoting.PropInnerNum: true, remoting.PropPopCheckPoint: true,
 	remoting.PropDLQOriginTopic: true, remoting.PropDLQOriginMessageID: true, propShardingKey: true,
-	"CONSUME_START_TIME": true, "__transactionId__": true, "TRAN_PREPARED_QUEUE_OFFSET": true, "TRANSACTION_CHECK_TIMES": true,
-	"CHECK_IMMUNITY_TIME_IN_SECONDS": true, "TIMER_OUT_MS": true, "TIMER_ENQUEUE_MS": true, "TIMER_DEQUEUE_MS": true,
+	"CONSUME_START_TIME": true, remoting.PropTransactionID: true, remoting.PropPreparedOffset: true, remoting.PropCheckTimes: true,
+	remoting.PropCheckImmunity: true, "TIMER_OUT_MS": true, "TIMER_ENQUEUE_MS": true, "TIMER_DEQUEUE_MS": true,
 	"TIMER_ROLL_TIMES": true, "TIMER_DELAY_LEVEL": true,
 }
 

@@ -11,6 +11,9 @@ func TestAdminHeaders(t *testing.T) {
 	for _, h := range []headerCodec{
 		&ResetOffsetRequest{Topic: "T", Group: "g", Timestamp: 1, Force: true, QueueID: -1, Offset: -1},
 		&ResetOffsetRequest{Topic: "T", Group: "g", Timestamp: -1, QueueID: 3, Offset: 7},
+		&EndTransactionRequest{"T", "p", 7, 1 << 40, TransactionRolledBack, true, "U", "U", "b"}, &EndTransactionRequest{ProducerGroup: "p"},
+		&CheckTransactionRequest{"T", 7, 1 << 40, "U", "U", "O", "b"}, &CheckTransactionRequest{CommitLogOffset: 1},
+		&ResumeCheckRequest{"TRANS", "O"}, &ResumeCheckRequest{"", "O"},
 		&CloneOffsetRequest{"g", "h", "T", true}, &CloneOffsetRequest{"g", "h", "", false},
 		&CorrectionOffsetRequest{"g,h", "i", "T"},
 		&ConsumerStatusRequest{"T", "g", "c"}, &ConsumerStatusRequest{"T", "g", ""},

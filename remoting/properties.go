@@ -24,6 +24,10 @@ const (
 	PropMaxReconsumeTimes  = "MAX_RECONSUME_TIMES"
 	PropTransaction        = "TRAN_MSG"
 	PropProducerGroup      = "PGROUP"
+	PropTransactionID      = "__transactionId__"
+	PropPreparedOffset     = "TRAN_PREPARED_QUEUE_OFFSET"
+	PropCheckTimes         = "TRANSACTION_CHECK_TIMES"        // how often a producer was asked about the half message
+	PropCheckImmunity      = "CHECK_IMMUNITY_TIME_IN_SECONDS" // before that none is
 	PropRegion             = "MSG_REGION"
 	PropTraceOn            = "TRACE_ON"
 	PropCluster            = "CLUSTER"
