@@ -50,6 +50,7 @@ type Broker struct {
 	offsets  *offsetWriter
 	leases   *leases
 	leading  *leading
+	checks   *checkback
 	names    *registration
 	counters counters
 
@@ -87,6 +88,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 	b.offsets = newOffsetWriter(b)
 	b.leases = newLeases(b)
 	b.leading = newLeading(b)
+	b.checks = &checkback{b: b}
 	if b.names, err = newRegistration(b); err != nil {
 		return nil, err
 	}
@@ -111,7 +113,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	b.group = group
-	for _, run := range []func(){b.holds.run, b.clients.run, b.offsets.run, b.leading.run, b.names.run, b.sampleRates} {
+	for _, run := range []func(){b.holds.run, b.clients.run, b.offsets.run, b.leading.run, b.checks.run, b.names.run, b.sampleRates} {
 		b.running.Go(run)
 	}
 	b.serve(l)

@@ -329,6 +329,28 @@ func (r *registry) consumerConnections(group string) (c remoting.ConsumerConnect
 	return c, true
 }
 
+// produces says whether a producer of a group is there.
+func (r *registry) produces(group string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.producers[group]) > 0
+}
+
+// tellProducer gives a request to any producer of a group, another one each time.
+// It says whether one has taken it.
+func (r *registry) tellProducer(group string, req *remoting.Command) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.producers[group] { // in no order
+		err := m.s.conn.Notify(req)
+		if err == nil {
+			return true
+		}
+		r.b.logger.Debug("a producer takes no request", "client", m.id, "error", err)
+	}
+	return false
+}
+
 // producerConnections lists a producer group.
 func (r *registry) producerConnections(group string) (list remoting.ProducerConnections) {
 	r.mu.Lock()

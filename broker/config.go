@@ -80,6 +80,12 @@ type Config struct {
 	MsgTraceTopicName string `yaml:"msgTraceTopicName"` // RMQ_SYS_TRACE_TOPIC
 	MessageDelayLevel string `yaml:"messageDelayLevel"` // 1s 5s 10s 30s 1m 2m 3m ... 2h
 
+	// Transactions.
+	TransactionTimeout       Duration `yaml:"transactionTimeOut"`       // 6s: so old a half message is asked about
+	TransactionCheckInterval Duration `yaml:"transactionCheckInterval"` // 30s: and then again
+	TransactionCheckMax      int      `yaml:"transactionCheckMax"`      // 15 times
+	RejectTransaction        bool     `yaml:"rejectTransactionMessage"` // false
+
 	// Connections.
 	ServerChannelMaxIdle  int      `yaml:"serverChannelMaxIdleTimeSeconds"` // 120
 	ServerMaxInFlight     int      `yaml:"serverMaxInFlight"`               // 16,384 requests per connection
@@ -153,6 +159,9 @@ func (c *Config) setDefaults() {
 	orDefault(&c.MaxHeldPulls, 100_000)
 	orDefault(&c.RebalanceLockMaxLiveTime, Duration(time.Minute))
 	orDefault(&c.MessageDelayLevel, defaultDelayLevels)
+	orDefault(&c.TransactionTimeout, Duration(6*time.Second))
+	orDefault(&c.TransactionCheckInterval, Duration(30*time.Second))
+	orDefault(&c.TransactionCheckMax, 15)
 	orDefault(&c.ServerChannelMaxIdle, 120)
 	orDefault(&c.ServerMaxInFlight, 16384)
 	orDefault(&c.ServerMaxPendingBytes, 8<<20)

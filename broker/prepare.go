@@ -18,6 +18,7 @@ type wanted struct {
 	uniq        string
 	delay       string
 	transaction bool
+	group       string // the producer's
 	timer       string // the name of a timer property
 	inner       bool
 	replaced    bool // it has properties that the broker sets itself, or takes out
@@ -38,6 +39,8 @@ func scanProperties(p string) (w wanted) {
 			w.delay = value
 		case remoting.PropTransaction:
 			w.transaction = strings.EqualFold(value, "true")
+		case remoting.PropProducerGroup:
+			w.group = value
 		case remoting.PropTimerDelaySec, remoting.PropTimerDelayMs, remoting.PropTimerDeliverMs:
 			w.timer = name
 		case remoting.PropInnerNum:
@@ -49,13 +52,15 @@ func scanProperties(p string) (w wanted) {
 	return w
 }
 
-var errTransaction = remoting.Errorf(remoting.NoPermission, "transactional messages are not supported by this release")
+// half says whether the message is to be committed before anybody sees it. A copy
+// that a consumer sends to have it again is of a message that was.
+func (w *wanted) half(reconsumeTimes int32) bool {
+	return w.transaction && !(reconsumeTimes > 0 && w.level() > 0)
+}
 
 // check refuses what this release can't do rather than doing something else.
-func (w *wanted) check(reconsumeTimes int32) error {
+func (w *wanted) check() error {
 	switch {
-	case w.transaction && !(reconsumeTimes > 0 && w.level() > 0): // or it is a retry copy
-		return errTransaction
 	case w.timer != "" && w.level() == 0:
 		return remoting.Errorf(remoting.MessageIllegal, "%s: only delay levels are supported by this release", w.timer)
 	case w.inner:
@@ -95,10 +100,16 @@ func messageKey(topic string, reconsumeTimes int32, uniq string, p remoting.Prop
 // prepareMessage makes the record of a single message.
 func (op *sendOp) prepareMessage(dedup bool) error {
 	w := scanProperties(op.h.Properties)
-	if err := w.check(op.h.ReconsumeTimes); err != nil {
+	if err := w.check(); err != nil {
 		return err
 	}
-	level := w.level()
+	level, half := w.level(), w.half(op.h.ReconsumeTimes)
+	switch {
+	case half && op.b.cfg.RejectTransaction:
+		return remoting.Errorf(remoting.NoPermission, "transactional messages are refused here (rejectTransactionMessage)")
+	case !half && op.h.SysFlag&remoting.SysFlagTransaction == remoting.SysFlagPrepared && op.h.ReconsumeTimes == 0:
+		return remoting.Errorf(remoting.MessageIllegal, "sysFlag %d says that the message is transactional, its properties do not (%s)", op.h.SysFlag, remoting.PropTransaction)
+	}
 	p := remoting.Properties(op.props[:0])
 	if w.replaced || w.timer != "" {
 		p = remoting.Properties(op.h.Properties).AppendExcept(p, remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster,
@@ -112,7 +123,13 @@ func (op *sendOp) prepareMessage(dedup bool) error {
 	} else if dedup {
 		op.key = messageKey(op.h.Topic, op.h.ReconsumeTimes, w.uniq, remoting.Properties(op.h.Properties))
 	}
-	if level > 0 {
+	switch {
+	case half:
+		if w.group == "" {
+			p = remoting.AppendProperty(p, remoting.PropProducerGroup, op.h.ProducerGroup)
+		}
+		p = op.b.halve(&op.record, p, &op.delay)
+	case level > 0:
 		p = op.b.schedule(&op.record, p, level, &op.delay)
 	}
 	op.props = op.b.addProperties(p)
@@ -132,7 +149,7 @@ func (op *sendOp) prepareBatch(body []byte, dedup bool) error {
 	case outer.level() > 0 || outer.timer != "" || outer.transaction:
 		return remoting.Errorf(remoting.MessageIllegal, "a batch can be neither delayed nor transactional")
 	case outer.inner:
-		return outer.check(0)
+		return outer.check()
 	case strings.HasPrefix(op.h.Topic, remoting.RetryPrefix):
 		return remoting.Errorf(remoting.MessageIllegal, "a batch can't be sent to %s", op.h.Topic)
 	}
@@ -144,8 +161,11 @@ func (op *sendOp) prepareBatch(body []byte, dedup bool) error {
 	var uniq [][]byte
 	for i, m := range op.batch {
 		w := scanProperties(unsafe.String(unsafe.SliceData(m.Properties), len(m.Properties)))
-		if err := w.check(0); err != nil {
+		if err := w.check(); err != nil {
 			return err
+		}
+		if w.transaction {
+			return remoting.Errorf(remoting.MessageIllegal, "message %d of the batch is transactional, which can't be in a batch", i)
 		}
 		if w.replaced {
 			op.batch[i].Properties = m.Properties.AppendExcept(nil, remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster)

@@ -45,7 +45,7 @@ func (b *Broker) reply(ctx context.Context, s *session, req *remoting.Command) (
 		return answer{}, err
 	}
 	if op.delay > 0 {
-		return answer{}, remoting.Errorf(remoting.MessageIllegal, "a reply can't be delayed")
+		return answer{}, remoting.Errorf(remoting.MessageIllegal, "a reply can be neither delayed nor transactional")
 	}
 	if err := b.push(ctx, op); err != nil {
 		return answer{}, err

@@ -26,6 +26,9 @@ func init() {
 		remoting.SendMessageV2:    (*Broker).send,
 		remoting.SendBatchMessage: (*Broker).send,
 
+		remoting.EndTransaction:         waiting((*Broker).endTransaction),
+		remoting.ResumeCheckHalfMessage: waiting((*Broker).resumeCheck),
+
 		remoting.PullMessage:     (*Broker).pull,
 		remoting.LitePullMessage: (*Broker).pull,
 

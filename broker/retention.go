@@ -102,7 +102,7 @@ func (r *retention) trim(ctx context.Context) {
 // delivered: nothing from there on may go.
 func (r *retention) owed() int64 {
 	store := r.b.group.Store()
-	first := store.End()
+	first := r.pending()
 	topic, ok := r.b.group.State().Topic(remoting.TopicSchedule)
 	if !ok {
 		return first
@@ -122,4 +122,27 @@ func (r *retention) owed() int64 {
 		}
 	}
 	return first
+}
+
+// pending is the physical offset of the first half message that was not ended, or
+// the end of the CommitLog.
+func (r *retention) pending() int64 {
+	store, end := r.b.group.Store(), r.b.group.Store().End()
+	w, ok := r.b.waitingAt(remoting.TopicHalf, 0)
+	q := store.Queue(w.Queue)
+	if !ok || q == nil {
+		return end
+	}
+	first, err := q.Min()
+	if err == nil {
+		if first = r.b.group.State().Unsettled(w.Queue, first); first >= q.Max() {
+			return end
+		}
+		var units []storage.Unit
+		if units, err = q.Units(first, 1, nil); err == nil {
+			return units[0].Phys
+		}
+	}
+	r.b.logger.Warn("which half messages are still to be ended can't be told: nothing is trimmed", "error", err)
+	return 0
 }

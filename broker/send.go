@@ -27,8 +27,7 @@ const maxReconsumeTimes = 1 << 20
 //
 // Deviations from RocketMQ: a topic without the write permission is not written;
 // an empty body is stored; a template other than TBW102 makes no topic if
-// autoCreateTopicEnable is off. Not in this release, and refused: transactional
-// messages (NO_PERMISSION, as with rejectTransactionMessage), timers and inner
+// autoCreateTopicEnable is off. Not in this release, and refused: timers and inner
 // batches (MESSAGE_ILLEGAL).
 type sendOp struct {
 	b         *Broker
@@ -151,7 +150,6 @@ func ownUse(topic string) error {
 // prepare makes the record, or the batch, of the request.
 func (op *sendOp) prepare(topic remoting.TopicConfig, body []byte) error {
 	h, b := &op.h, op.b
-	transaction := h.SysFlag & remoting.SysFlagTransaction
 	switch {
 	case remoting.IsReadOnlyTopic(h.Topic):
 		return ownUse(h.Topic)
@@ -167,8 +165,6 @@ func (op *sendOp) prepare(topic remoting.TopicConfig, body []byte) error {
 		return remoting.Errorf(remoting.MessageIllegal, "body of %d bytes, the limit is %d (maxMessageSize)", len(body), int64(b.cfg.MaxMessageSize))
 	case h.SysFlag&remoting.SysFlagInnerBatch != 0:
 		return remoting.Errorf(remoting.MessageIllegal, "sysFlag %d: inner batches are not supported", h.SysFlag)
-	case transaction == remoting.SysFlagPrepared && h.ReconsumeTimes == 0:
-		return errTransaction
 	}
 	op.queue = h.QueueID
 	if op.queue < 0 {

@@ -393,8 +393,7 @@ func TestUnsupportedMessagesAreRefused(t *testing.T) {
 		h    *remoting.SendHeader
 		code int32
 	}{
-		{"a half message", message(topic, 0, remoting.PropTransaction, "true"), remoting.NoPermission},
-		{"a half message by its flag", flagged(remoting.SysFlagPrepared), remoting.NoPermission},
+		{"a half message by its flag alone", flagged(remoting.SysFlagPrepared), remoting.MessageIllegal},
 		{"a timer", message(topic, 0, remoting.PropTimerDelaySec, "10"), remoting.MessageIllegal},
 		{"an inner batch", message(topic, 0, remoting.PropInnerNum, "2"), remoting.MessageIllegal},
 		{"an inner batch by its flag", flagged(remoting.SysFlagInnerBatch), remoting.MessageIllegal},

@@ -11,12 +11,15 @@ import (
 	"github.com/raftmq/raftmq/remoting"
 )
 
-// storeOp is a record that the broker itself stores.
+// storeOp is a record that the broker itself stores, or, without a topic, none:
+// then it settles a message, or asks about it, and no more.
 type storeOp struct {
 	record  remoting.Record
 	key     fsm.Key
 	delay   int64
 	settles *fsm.Waiting
+	waited  bool // the record says where it has waited
+	asks    bool // about what it would settle
 	done    chan storeResult
 }
 
@@ -27,6 +30,9 @@ type storeResult struct {
 
 // AppendRecords implements raftgroup.SendOp.
 func (op *storeOp) AppendRecords(dst []byte) ([]byte, error) {
+	if op.record.Topic == "" {
+		return dst, nil
+	}
 	return remoting.AppendRecord(dst, &op.record)
 }
 
@@ -45,9 +51,13 @@ func (b *Broker) store(ctx context.Context, op *storeOp) (fsm.Result, error) {
 // tells what has become of it.
 func (b *Broker) propose(op *storeOp) error {
 	op.done = make(chan storeResult, 1)
-	return b.group.Append(raftgroup.Send{
-		SendMeta: fsm.SendMeta{Key: op.key, Delay: op.delay, Settles: op.settles}, Count: 1, Size: op.record.Size(), Op: op,
-	})
+	send := raftgroup.Send{
+		SendMeta: fsm.SendMeta{Key: op.key, Delay: op.delay, Settles: op.settles, Waited: op.waited, Asks: op.asks}, Op: op,
+	}
+	if op.record.Topic != "" {
+		send.Count, send.Size = 1, op.record.Size()
+	}
+	return b.group.Append(send)
 }
 
 // wait waits for a record that was proposed.
