@@ -88,13 +88,32 @@ func (w *wanted) level() int {
 // is, as one too many is consumed twice, but one too few is lost.
 func messageKey(topic string, reconsumeTimes int32, uniq string, p remoting.Properties) fsm.Key {
 	if strings.HasPrefix(topic, remoting.RetryPrefix) || strings.HasPrefix(topic, remoting.DLQPrefix) {
-		origin, _ := p.Lookup(remoting.PropOriginMessageID)
-		if len(origin) == 0 || string(origin) == uniq {
+		origin := p.Get(remoting.PropOriginMessageID)
+		if origin == "" || origin == uniq {
 			return fsm.Key{}
 		}
-		return fsm.SendKey(topic, reconsumeTimes, []byte(uniq), []byte(origin))
+		return copyKey(topic, reconsumeTimes, uniq, origin, p)
 	}
 	return fsm.SendKey(topic, reconsumeTimes, []byte(uniq))
+}
+
+// copyKey identifies a copy of the stored message that origin names: in the life
+// that it has now, if it was dead and has been sent again.
+func copyKey(topic string, reconsumeTimes int32, uniq, origin string, p remoting.Properties) fsm.Key {
+	if resent, ok := p.Lookup(remoting.PropResent); ok {
+		return fsm.SendKey(topic, reconsumeTimes, []byte(uniq), []byte(origin), resent)
+	}
+	return fsm.SendKey(topic, reconsumeTimes, []byte(uniq), []byte(origin))
+}
+
+// keyOfCopy is copyKey for a copy that the broker makes of v. It knows which
+// message that is, also if the record does not say.
+func keyOfCopy(v remoting.RecordView, r *remoting.Record) fsm.Key {
+	uniq, origin := r.Properties.Get(remoting.PropUniqKey), r.Properties.Get(remoting.PropOriginMessageID)
+	if origin == "" || origin == uniq {
+		origin = v.OffsetMsgID()
+	}
+	return copyKey(r.Topic, r.ReconsumeTimes, uniq, origin, r.Properties)
 }
 
 // prepareMessage makes the record of a single message.

@@ -61,9 +61,11 @@ func init() {
 		remoting.GetConsumerRunningInfo:          asking((*Broker).runningInfo),
 		remoting.ConsumeMessageDirectly:          asking((*Broker).consumeDirectly),
 
-		remoting.ConsumerSendMsgBack: waiting((*Broker).sendBack),
-		remoting.ViewMessageByID:     reading((*Broker).viewMessage),
-		remoting.QueryMessage:        reading((*Broker).queryMessage),
+		remoting.ConsumerSendMsgBack:      waiting((*Broker).sendBack),
+		remoting.DeadLettersRequest:       reading((*Broker).deadLetters),
+		remoting.ResendDeadLettersRequest: waiting((*Broker).resendDeadLetters),
+		remoting.ViewMessageByID:          reading((*Broker).viewMessage),
+		remoting.QueryMessage:             reading((*Broker).queryMessage),
 
 		remoting.UpdateAndCreateTopic:         waiting((*Broker).putTopic),
 		remoting.DeleteTopicInBroker:          waiting((*Broker).deleteTopic),

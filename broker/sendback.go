@@ -88,8 +88,8 @@ func (b *Broker) returned(v remoting.RecordView, topic remoting.TopicConfig, lev
 	}
 	r.PreparedTransactionOffset = 0
 	r.SysFlag &^= remoting.SysFlagTransaction
-	uniq, _ := p.Lookup(remoting.PropUniqKey) // none in some batches
-	op.key = messageKey(r.Topic, r.ReconsumeTimes, string(uniq), p)
+	r.Properties = p
+	op.key = keyOfCopy(v, r)
 	if level < 0 {
 		p = remoting.AppendProperty(p, remoting.PropDelay, "0")
 	} else {

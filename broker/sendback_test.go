@@ -157,7 +157,9 @@ func TestRETRY10And12CopiesAreOfTheirGroup(t *testing.T) {
 	c.beat("1", one)
 	c.beat("2", other)
 	registered := func(group string) func(h *remoting.PullRequest) {
-		return func(h *remoting.PullRequest) { h.ConsumerGroup, h.SysFlag, h.Subscription, h.SubVersion = group, 0, "", 1 }
+		return func(h *remoting.PullRequest) {
+			h.ConsumerGroup, h.SysFlag, h.Subscription, h.SubVersion = group, 0, "", 1
+		}
 	}
 	c.mustSend(message("T", 0, remoting.PropUniqKey, "u1", remoting.PropTags, "b"), "passed over")
 	c.mustSend(message("T", 0, remoting.PropUniqKey, "u2", remoting.PropTags, "b"), "dead")

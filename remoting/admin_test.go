@@ -19,6 +19,7 @@ func TestAdminHeaders(t *testing.T) {
 		&ConsumerStatusRequest{"T", "g", "c"}, &ConsumerStatusRequest{"T", "g", ""},
 		&RunningInfoRequest{"g", "c", true}, &GroupTopicRequest{"g", "T"},
 		&ConsumeDirectlyRequest{"g", "c", "id", "T", "b"},
+		&DeadLetterQuery{"g", "id", "", 1, 2, 3, 4}, &DeadLetterQuery{Group: "g", Key: "k"}, &DeadLetterPage{7, true, "010"},
 		&ReplyRequest{"p", "R", "TBW102", 4, 1, 1, 5, 6, "k\x01v\x02", 7, true, "1.2.3.4:5", "[::1]:6", 8},
 	} {
 		for _, s := range []Serialize{JSON, Binary} {

@@ -79,6 +79,8 @@ func TestBodies(t *testing.T) {
 		&ConsumerConnections{Connections: []ClientConnection{{"id", "1.2.3.4:5", LanguageGo, 477}}, ConsumeType: ConsumePassively,
 			Subscriptions: []Subscription{{Topic: "T", Expression: "\x01\"*", Tags: []string{"a", "b"}, ExpressionType: "TAG"}}},
 		&LockRequest{ConsumerGroup: "g", ClientID: "c", OnlyThisBroker: true, Queues: []MessageQueue{mq(1)}},
+		&Heartbeat{ClientID: "c", Consumers: []ConsumerData{{Group: "g", Started: 5, MaxReconsumeTimes: 3}, {Group: "h"}}},
+		&DeadLetterResend{"g", "id", []string{"a"}, true}, &DeadLetterResults{{"a", ResendFailed, "e"}, {"b", Resent, ""}},
 		&ConsumeResult{AutoCommit: true, Result: ConsumeSuccess, Spent: 3}, &ConsumeTimeSpans{{mq(1), 1, 2, -1, 4}}, &ConsumerStatus{{ClientID: "c"}},
 		&CheckClientRequest{ClientID: "c", ConsumerGroup: "g", Namespace: "n", Subscription: Subscription{Topic: "T", Expression: "a > '\"'", Version: 7, ExpressionType: "SQL92"}},
 		&DataVersion{1, 2, 3}, &KVTable{}, &LockResponse{}, &ConsumerList{}, &TopicList{Topics: []string{}}, &GroupList{"a"}, &ProducerConnections{},

@@ -47,6 +47,7 @@ const (
 	PropTimerDeliverMs     = "TIMER_DELIVER_MS"
 	PropDLQOriginTopic     = "DLQ_ORIGIN_TOPIC"
 	PropDLQOriginMessageID = "DLQ_ORIGIN_MESSAGE_ID"
+	PropResent             = "DLQ_RESENT" // raftmq: the OffsetMsgID of the dead letter that this is, sent again, and the request's id
 )
 
 // Properties are encoded message properties:
