@@ -113,6 +113,10 @@ func TestDLQ01And02And03And04Letters(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
+	c.sendBackAs(g, c.tried(topic, 3), 3)
+	if got := c.arrived(remoting.DLQTopic(g), 0, 3)[2].ReconsumeTimes(); got != 4 {
+		t.Errorf("with a limit of 3 it is dead after %d times", got)
+	}
 	if b := all[0].BornTimestamp(); b != v.BornTimestamp() || b > sent+1000 || all[0].BornHost() != v.BornHost() || all[0].ReconsumeTimes() != 1 {
 		t.Errorf("born at %d in %v, %d times", b, all[0].BornHost(), all[0].ReconsumeTimes())
 	}
