@@ -10,7 +10,7 @@ import (
 
 // pushTimeout is how long the client that made a request may take to confirm its
 // reply: less than the replier waits.
-const pushTimeout = 2 * time.Second
+const pushTimeout = 1500 * time.Millisecond
 
 // reply answers SEND_REPLY_MESSAGE (324) and SEND_REPLY_MESSAGE_V2 (325): a reply
 // is pushed to the client that made the request, which REPLY_TO_CLIENT names, and

@@ -38,6 +38,8 @@ type Client struct {
 	servers *nameServers
 	topics  atomic.Pointer[map[string]*topic] // copied on write, as every send reads it
 
+	requests requests
+
 	mu        sync.Mutex
 	closing   bool // no new members
 	closed    bool // no new goroutines and connections
@@ -170,6 +172,10 @@ func (c *Client) unregister(ctx context.Context, producerGroup, consumerGroup st
 
 // serve answers the requests of brokers.
 func (c *Client) serve(conn *remoting.Conn, req *remoting.Command) {
+	if req.Code == remoting.PushReplyMessageToClient {
+		c.serveReply(req)
+		return
+	}
 	group := req.Ext.Get("consumerGroup")
 	if group == "" {
 		group = req.Ext.Get("group")

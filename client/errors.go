@@ -30,6 +30,8 @@ var (
 	// ErrUndecodable: a body is compressed in a way that this client cannot undo, or is longer than Config.MaxDecompressed. See
 	// MessageExt.Err.
 	ErrUndecodable = errors.New("the body cannot be decompressed")
+	// ErrNoReply: nobody has replied to a request in time, or got the reply.
+	ErrNoReply = errors.New("no reply")
 	// ErrNotFound: no such message.
 	ErrNotFound = errors.New("message not found")
 	// ErrClosed: the client, producer or consumer was closed.

@@ -33,6 +33,7 @@ type fakeReplica struct {
 	scripts map[int32][]script // by request code, used up one after the other
 	always  func(req *remoting.Command) *script
 	clients map[string]map[string]*remoting.Conn // by group and client id
+	asking  map[string]*remoting.Conn            // producers, by client id
 	seen    []int32                              // codes of requests
 	beats   []remoting.Heartbeat
 	forward bool // a follower passes writes on to the leader
@@ -124,7 +125,7 @@ func (r *fakeReplica) execute(conn *remoting.Conn, req *remoting.Command) *remot
 	g := r.g
 	switch req.Code {
 	case remoting.SendMessageV2, remoting.SendBatchMessage, remoting.UpdateConsumerOffset, remoting.ConsumerSendMsgBack, remoting.UpdateAndCreateTopic,
-		remoting.LockBatchMQ, remoting.UnlockBatchMQ:
+		remoting.LockBatchMQ, remoting.UnlockBatchMQ, remoting.SendReplyMessageV2:
 		if no := r.leads(); no != nil {
 			return no
 		}
@@ -208,6 +209,8 @@ func (r *fakeReplica) execute(conn *remoting.Conn, req *remoting.Command) *remot
 			}
 		}
 		return &remoting.Command{Header: &remoting.OffsetResponse{Offset: o}}
+	case remoting.SendReplyMessageV2:
+		return r.executeReply(req)
 	case remoting.ViewMessageByID, remoting.QueryMessage:
 		return r.executeQuery(req)
 	case remoting.HeartBeat:
@@ -292,6 +295,30 @@ func (r *fakeReplica) executeSend(conn *remoting.Conn, req *remoting.Command) *r
 	return &remoting.Command{Header: &remoting.SendResponse{MsgID: "7F00000100002A9F0000000000000400", QueueID: at.queue, QueueOffset: at.offset}}
 }
 
+// executeReply passes a reply on to who has asked. The group's lock is held.
+func (r *fakeReplica) executeReply(req *remoting.Command) *remoting.Command {
+	var h remoting.SendHeader
+	if err := h.Decode(req); err != nil {
+		return &remoting.Command{Code: remoting.InvalidParameter, Remark: err.Error()}
+	}
+	conn := r.asking[remoting.Properties(h.Properties).Get(remoting.PropReplyToClient)]
+	responder := req.Responder()
+	push := &remoting.Command{Code: remoting.PushReplyMessageToClient, Body: slices.Clone(req.Body), Header: &remoting.ReplyRequest{
+		ProducerGroup: h.ProducerGroup, Topic: h.Topic, SysFlag: h.SysFlag, BornTimestamp: h.BornTimestamp, Flag: h.Flag, Properties: h.Properties,
+		BornHost: "/10.0.0.9:1", StoreHost: r.addr, StoreTimestamp: time.Now().UnixMilli(),
+	}}
+	if conn == nil || conn.CallAsync(push, time.Second, func(_ *remoting.Command, err error) {
+		if err != nil {
+			responder.Error(remoting.Errorf(remoting.SystemError, "not pushed: %v", err))
+			return
+		}
+		responder.Respond(&remoting.Command{Header: &remoting.SendResponse{MsgID: "0"}})
+	}) != nil {
+		return &remoting.Command{Code: remoting.SystemError, Remark: "the requester is not here"}
+	}
+	return nil
+}
+
 func (r *fakeReplica) executeQuery(req *remoting.Command) *remoting.Command {
 	g := r.g
 	resp := &remoting.Command{}
@@ -319,6 +346,12 @@ func (r *fakeReplica) executeHeartbeat(conn *remoting.Conn, req *remoting.Comman
 		return &remoting.Command{Code: remoting.SystemError, Remark: err.Error()}
 	}
 	r.beats = append(r.beats, h)
+	if len(h.Producers) > 0 {
+		if r.asking == nil {
+			r.asking = map[string]*remoting.Conn{}
+		}
+		r.asking[h.ClientID] = conn
+	}
 	for _, d := range h.Consumers {
 		retry := remoting.RetryTopic(d.Group)
 		r.g.c.mu.Lock()

@@ -22,6 +22,12 @@ type (
 	ConsumeStats = remoting.ConsumeStats
 	// ConsumerConnections are the clients of a consumer group.
 	ConsumerConnections = remoting.ConsumerConnections
+	// QueueOffset is an offset of a queue.
+	QueueOffset = remoting.QueueOffset
+	// ClientOffsets are the offsets of one client of a consumer group.
+	ClientOffsets = remoting.ClientOffsets
+	// ConsumeResult is what came of a message that was consumed directly.
+	ConsumeResult = remoting.ConsumeResult
 	// RaftStatus is how a replica sees itself and its group.
 	RaftStatus = remoting.RaftStatus
 )

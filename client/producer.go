@@ -91,6 +91,9 @@ type Producer struct {
 	turnsMu sync.Mutex
 	turns   map[MessageQueue]chan struct{} // of InOrder: has one while a send of the queue is under way
 
+	knownMu sync.Mutex
+	known   map[*peer]introduction // of Request
+
 	async completions
 }
 

@@ -156,7 +156,7 @@ func TestOffsets(t *testing.T) {
 	})
 }
 
-func TestQuery(t *testing.T) {
+func TestINDEX03Query(t *testing.T) {
 	bubble(t, 2, 3, func(t *testing.T, c *cluster) {
 		c.topic("T", 1)
 		prod := c.producer(ProducerConfig{})

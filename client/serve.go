@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -175,7 +176,8 @@ func (p *PushConsumer) serveRunningInfo(req *remoting.Command) {
 	req.Responder().Respond(&remoting.Command{Body: append(table.end(), '}')})
 }
 
-// serveDirect (309) gives a message to the listener because a tool asks for it, and answers what came of that.
+// serveDirect (309) gives a message to the listener because a tool asks for it, and answers what came of that. A dead letter goes to the
+// listener of the topic it was sent to, unless the dead letters' topic has one.
 func (p *PushConsumer) serveDirect(req *remoting.Command) {
 	r := req.Responder()
 	msgs, err := p.c.decodeMessages(append([]byte(nil), req.Body...), req.Ext.Get("brokerName"))
@@ -183,24 +185,18 @@ func (p *PushConsumer) serveDirect(req *remoting.Command) {
 		r.Error(remoting.Errorf(remoting.InvalidParameter, "want one message, got %d: %v", len(msgs), err))
 		return
 	}
+	if m := msgs[0]; p.subscription(m.Topic) == nil && strings.HasPrefix(m.Topic, remoting.DLQPrefix) {
+		if topic := m.Property(remoting.PropRetryTopic); topic != "" {
+			m.Topic = topic
+		}
+	}
 	p.later(r, func() {
 		began := time.Now()
-		result := struct {
-			Order      bool   `json:"order"`
-			AutoCommit bool   `json:"autoCommit"`
-			Result     string `json:"consumeResult"`
-			Remark     string `json:"remark,omitempty"`
-			Spent      int64  `json:"spentTimeMills"` // so it is spelled
-		}{Order: p.cfg.Ordered, AutoCommit: true, Result: "CR_SUCCESS"}
+		result := remoting.ConsumeResult{Order: p.cfg.Ordered, AutoCommit: true, Result: remoting.ConsumeSuccess}
 		if err := p.listen(p.listening, msgs); err != nil {
-			result.Result, result.Remark = "CR_LATER", err.Error()
+			result.Result, result.Remark = remoting.ConsumeLater, err.Error()
 		}
 		result.Spent = time.Since(began).Milliseconds()
-		body, err := json.Marshal(result)
-		if err != nil {
-			r.Error(err)
-			return
-		}
-		r.Respond(&remoting.Command{Body: body})
+		r.Respond(&remoting.Command{Body: result.AppendBody(nil)})
 	})
 }

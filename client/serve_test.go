@@ -153,7 +153,7 @@ func TestBrokerRequests(t *testing.T) {
 
 		// What it does not know, or is for another group.
 		for _, req := range []*remoting.Command{
-			{Code: remoting.PushReplyMessageToClient, Header: texts{group}},
+			{Code: 9998, Header: texts{group}},
 			{Code: remoting.GetConsumerRunningInfo, Header: texts{{"consumerGroup", "other"}}},
 			{Code: 9999},
 		} {
