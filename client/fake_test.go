@@ -36,6 +36,7 @@ type fakeTopic struct {
 	queues int
 	perm   int32
 	only   string // the one group that has it; "": all
+	order  string // what the name server was told of it as an ordered topic
 }
 
 func newCluster(t testing.TB, n network, groups, replicas int) *cluster {
@@ -189,6 +190,7 @@ func (c *cluster) serveNames(conn *remoting.Conn, req *remoting.Command) {
 			d.Brokers = append(d.Brokers, g.data())
 			d.Queues = append(d.Queues, remoting.QueueData{BrokerName: g.name, ReadQueueNums: int32(t.queues), WriteQueueNums: int32(t.queues), Perm: t.perm})
 		}
+		d.OrderTopicConf = t.order
 		r.Respond(&remoting.Command{Body: d.AppendBody(nil, h.StandardJSON)})
 	case remoting.GetBrokerClusterInfo:
 		info := remoting.ClusterInfo{Brokers: map[string]remoting.BrokerData{}, Clusters: map[string][]string{}}

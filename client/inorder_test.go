@@ -339,3 +339,96 @@ func TestResetWhileAListenerRuns(t *testing.T) {
 		}
 	})
 }
+
+// A key stays with its queue while the broker that has it is away, and its sends fail: of a topic that name servers know as ordered also when
+// they know the broker no more.
+func TestORDER06KeyStaysWithItsQueue(t *testing.T) {
+	bubble(t, 2, 1, func(t *testing.T, c *cluster) {
+		for _, name := range []string{"T", "Ordered"} {
+			c.topic(name, 2)
+		}
+		put := func(only string) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.topics["Ordered"] = fakeTopic{queues: 2, perm: remoting.PermRead | remoting.PermWrite, only: only, order: "broker-a:2;broker-b:2"}
+		}
+		put("")
+		p := c.producer(ProducerConfig{})
+		keys := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
+		where := map[string]MessageQueue{}
+		for _, topic := range []string{"T", "Ordered"} {
+			for _, key := range keys {
+				where[topic+key] = mustSend(t, p, &Message{Topic: topic, ShardingKey: key, Body: []byte(key)}).Queue
+			}
+		}
+		c.groups[1].elect(-1, false)
+		put("broker-a")
+		pass(time.Minute) // routes are asked for anew
+		failed := 0
+		for _, topic := range []string{"T", "Ordered"} {
+			for _, key := range keys {
+				res, err := p.Send(t.Context(), &Message{Topic: topic, ShardingKey: key, Body: []byte(key)})
+				switch away := where[topic+key].BrokerName == "broker-b"; {
+				case away && (err == nil || errors.Is(err, ErrLimbo)):
+					t.Errorf("%s of %s, whose broker is away: %v, %v", key, topic, res, err)
+				case away:
+					failed++
+				case err != nil || res.Queue != where[topic+key]:
+					t.Errorf("%s of %s went to %v before, now %v, %v", key, topic, where[topic+key], res, err)
+				}
+			}
+		}
+		// One that has never heard of the broker's addresses knows as much.
+		if res, err := c.producer(ProducerConfig{}).Send(t.Context(), &Message{Topic: "Ordered", ShardingKey: "b"}); !errors.Is(err, ErrNotSent) {
+			t.Errorf("a new producer: %v, %v", res, err)
+		}
+		if failed != len(keys) {
+			t.Errorf("%d sends failed, want %d", failed, len(keys))
+		}
+		put("")
+		c.groups[1].elect(0, true)
+		pass(time.Minute)
+		for name, mq := range where {
+			topic, key := name[:len(name)-1], name[len(name)-1:]
+			if got := mustSend(t, p, &Message{Topic: topic, ShardingKey: key, Body: []byte(key)}).Queue; got != mq {
+				t.Errorf("%s went to %v before, now to %v", name, mq, got)
+			}
+		}
+	})
+}
+
+func TestOrderedQueues(t *testing.T) {
+	for conf, want := range map[string]int{"": 0, "a:2;b:3": 5, "a:2;": 2, "a:0": 0, "a": -1, ":3": -1, "a:-1": -1, "a:x": -1, "a:60000;b:60000": -1} {
+		got, err := orderedQueues(conf, "T")
+		if (err != nil) != (want < 0) || len(got) != max(want, 0) {
+			t.Errorf("%q: %d queues, %v", conf, len(got), err)
+		}
+	}
+}
+
+func TestBroadcastingInOrder(t *testing.T) {
+	bubble(t, 1, 1, func(t *testing.T, c *cluster) {
+		c.topic("T", 1)
+		c.groups[0].fill(queueOf(0), 20)
+		for range 2 {
+			o := newOrders(t)
+			fails := 0
+			listen := o.listener("one", time.Millisecond)
+			c.push(PushConfig{Ordered: true, Broadcasting: true, OffsetFile: t.TempDir() + "/offsets.json", From: FromFirst, MaxReconsumeTimes: 1}, "*",
+				func(ctx context.Context, msgs []*MessageExt) error {
+					if msgs[0].QueueOffset == 19 {
+						fails++
+						return errors.New("never")
+					}
+					return listen(ctx, msgs)
+				})
+			pass(2 * time.Minute)
+			if o.next[queueOf(0)] != 19 || fails != 2 {
+				t.Errorf("consumed up to %d, %d failures", o.next[queueOf(0)], fails)
+			}
+		}
+		if n := c.groups[0].replicas[0].requests(remoting.LockBatchMQ) + c.groups[0].replicas[0].requests(remoting.ConsumerSendMsgBack); n != 0 {
+			t.Errorf("%d locks and messages sent back", n)
+		}
+	})
+}

@@ -28,7 +28,9 @@ type Message struct {
 	// 30 min, 1 h, 2 h. A message received has 0, as it is not to be delayed again if it is sent on.
 	DelayLevel int
 	// ShardingKey, if set, selects the queue: messages with one key go to one queue, in the order they are sent (see ProducerConfig.InOrder),
-	// for as long as the number of queues does not change. Java's hash selector chooses the same queue for a string.
+	// for as long as the number of queues does not change; a send fails while its queue's broker is away, rather than take another. The queues
+	// also stay the same while a broker is away for so long that name servers forget it, if they are told which queues there are: in the
+	// namespace ORDER_TOPIC_CONFIG, as "broker-a:8;broker-b:8". Java's hash selector chooses the same queue for a string.
 	ShardingKey string
 
 	limbo limbo // of the last send

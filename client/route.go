@@ -232,12 +232,20 @@ func (c *Client) resolve(r *route, name string) {
 			}
 		}
 	}
-	for _, g := range groups {
-		if slices.ContainsFunc(r.write, func(q writeQueue) bool { return q.g == g }) {
-			r.groups++
+	if ordered, err := orderedQueues(r.data.OrderTopicConf, name); err != nil {
+		c.log.Warn("what name servers say of an ordered topic cannot be read", "topic", name, "error", err)
+	} else if ordered != nil {
+		r.write = r.write[:0]
+		for _, q := range ordered {
+			r.write = append(r.write, writeQueue{q, c.group(q.BrokerName)})
 		}
 	}
 	slices.SortFunc(r.write, func(a, b writeQueue) int { return compareQueues(a.MessageQueue, b.MessageQueue) })
+	for i, q := range r.write {
+		if i == 0 || q.g != r.write[i-1].g {
+			r.groups++
+		}
+	}
 	slices.SortFunc(r.read, compareQueues)
 }
 
