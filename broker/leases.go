@@ -163,16 +163,27 @@ func (l *leases) held(term uint64, group, client string, queues []queueKey) (hel
 
 // unlock ends the locks that a client has.
 func (l *leases) unlock(ctx context.Context, group, client string, queues []queueKey) error {
-	if !l.b.leads() {
+	lead := l.b.group.Leadership()
+	if !lead.Self {
 		return raftgroup.ErrNotLeader
 	}
-	var end []fsm.QueueLock
+	return l.propose(ctx, "", l.end(lead.Term, group, client, queues))
+}
+
+// end lets the leases of a client's locks run out at once: from now on it has
+// them back by an entry only, which is behind that of the unlock.
+func (l *leases) end(term uint64, group, client string, queues []queueKey) (ended []fsm.QueueLock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.follow(term, now)
 	for _, k := range queues {
-		if lock, ok := l.b.group.State().QueueLock(group, k.topic, k.queue); ok && lock.Client == client {
-			end = append(end, fsm.QueueLock{Group: group, Topic: k.topic, Queue: k.queue, Lock: lock})
+		if lock, _ := l.of(group, k, now); lock.Client == client {
+			l.put(group, k, lease{renewal: lock.Renewal})
+			ended = append(ended, fsm.QueueLock{Group: group, Topic: k.topic, Queue: k.queue, Lock: lock})
 		}
 	}
-	return l.propose(ctx, "", end)
+	return ended
 }
 
 // expire ends the locks whose leases have run out, so that no later leader lets

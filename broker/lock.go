@@ -8,9 +8,11 @@ import (
 )
 
 const (
-	// maxLockQueues bounds the queues of one request, maxClientID its client's id.
-	maxLockQueues = 10_000
-	maxClientID   = 1024
+	// maxLockQueues bounds the queues of one request, maxLockRequest its body,
+	// maxClientID its client's id.
+	maxLockQueues  = 10_000
+	maxLockRequest = 4 << 20
+	maxClientID    = 1024
 )
 
 // lockQueues answers LOCK_BATCH_MQ (41): a client that consumes in order gets the
@@ -51,6 +53,9 @@ func (b *Broker) unlockQueues(ctx context.Context, _ *session, req *remoting.Com
 
 // lockRequest reads a request. Of the queues it returns those that are here.
 func (b *Broker) lockRequest(req *remoting.Command) (r remoting.LockRequest, queues []queueKey, err error) {
+	if len(req.Body) > maxLockRequest {
+		return r, nil, remoting.Errorf(remoting.InvalidParameter, "a body of %d bytes, the limit is %d", len(req.Body), maxLockRequest)
+	}
 	if err := r.DecodeBody(req.Body); err != nil {
 		return r, nil, err
 	}
