@@ -47,4 +47,8 @@
 //
 // Messages are delivered at least once: again after a failure of the listener, and possibly after a crash or when queues move from one
 // consumer to another. An offset is committed only when all messages below it were consumed, or sent back to the broker to come again later.
+//
+// With PushConfig.Ordered the messages of a queue are consumed one after the other, by one client of the group at a time: brokers lock queues
+// for clients, and a client that can't renew its lock in 30 s ends the context of its listener, who has as long again to return before another
+// client can get the queue. A producer keeps the order of a key by Message.ShardingKey and ProducerConfig.InOrder.
 package client

@@ -196,6 +196,54 @@ func ExamplePushConsumer() {
 	// 1 umbrella, 1 failures so far
 }
 
+// Messages with one sharding key are consumed one after the other, each only when the one before it was.
+func ExamplePushConfig_ordered() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{InOrder: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, step := range []string{"opened", "paid in", "closed"} {
+		if _, err := producer.Send(ctx, &client.Message{Topic: "accounts", ShardingKey: "account-9", Body: []byte(step)}); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	consumer, err := c.NewPushConsumer(client.PushConfig{Group: "ledger", Ordered: true, From: client.FromFirst, RedoDelay: 10 * time.Millisecond})
+	if err != nil {
+		log.Fatal(err)
+	}
+	done := make(chan struct{})
+	err = consumer.Subscribe("accounts", "*", func(ctx context.Context, msgs []*client.MessageExt) error {
+		m := msgs[0]
+		fmt.Println(m.ShardingKey, string(m.Body))
+		switch {
+		case string(m.Body) == "paid in" && m.ReconsumeTimes == 0:
+			return errors.New("the bank is closed") // holds up what comes after it
+		case string(m.Body) == "closed":
+			close(done)
+		}
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := consumer.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	<-done
+	// Output:
+	// account-9 opened
+	// account-9 paid in
+	// account-9 paid in
+	// account-9 closed
+}
+
 func ExamplePullConsumer() {
 	ctx := context.Background()
 	c, err := client.New(client.Config{NameServers: nameServers})
