@@ -36,8 +36,9 @@ type fakeReplica struct {
 	asking  map[string]*remoting.Conn            // producers, by client id
 	seen    []int32                              // codes of requests
 	beats   []remoting.Heartbeat
-	forward bool // a follower passes writes on to the leader
-	hint    bool // a follower names the leader
+	backs   []remoting.SendBackRequest // carried out
+	forward bool                       // a follower passes writes on to the leader
+	hint    bool                       // a follower names the leader
 }
 
 // next scripts what happens to the next requests of a code.
@@ -403,6 +404,7 @@ func (r *fakeReplica) executeSendBack(req *remoting.Command) *remoting.Command {
 			if v.PhysicalOffset() != h.Offset {
 				continue
 			}
+			r.backs = append(r.backs, h)
 			topic := remoting.RetryTopic(h.Group)
 			if h.DelayLevel < 0 || v.ReconsumeTimes() >= h.MaxReconsumeTimes {
 				topic = remoting.DLQTopic(h.Group)

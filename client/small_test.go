@@ -90,11 +90,7 @@ func TestTexts(t *testing.T) {
 
 // TestProperties: what a record carries is told apart: the user's properties, those with fields, and those of RocketMQ.
 func TestProperties(t *testing.T) {
-	cl, err := New(Config{NameServers: "127.0.0.1:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close(t.Context())
+	cl := testClient(t)
 	var p remoting.Properties
 	for _, f := range [][2]string{{"TAGS", "a"}, {"KEYS", "x  y"}, {"UNIQ_KEY", "id"}, {"DELAY", "3"}, {"mine", "1"}, {"CLUSTER", "c"}, {"TIMER_OUT_MS", "5"},
 		{"RETRY_TOPIC", "original"}, {"TRACE_ON", "true"}} {
@@ -200,4 +196,15 @@ func TestRedial(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// testClient returns a client of nobody.
+func testClient(t testing.TB) *Client {
+	t.Helper()
+	c, err := New(Config{NameServers: "127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(context.Background()) }) // it has nothing that could fail
+	return c
 }
