@@ -267,6 +267,9 @@ func (r *fakeReplica) executeSend(conn *remoting.Conn, req *remoting.Command) *r
 			return &remoting.Command{Code: remoting.MessageIllegal, Remark: err.Error()}
 		}
 	}
+	if group, ok := strings.CutPrefix(h.Topic, remoting.RetryPrefix); ok && h.MaxReconsumeTimes >= 0 && h.ReconsumeTimes > h.MaxReconsumeTimes {
+		h.Topic = remoting.DLQTopic(group)
+	}
 	key := h.Topic
 	for _, m := range batch {
 		key += "/" + m.Properties.Get(remoting.PropUniqKey)
@@ -406,7 +409,7 @@ func (r *fakeReplica) executeSendBack(req *remoting.Command) *remoting.Command {
 			}
 			r.backs = append(r.backs, h)
 			topic := remoting.RetryTopic(h.Group)
-			if h.DelayLevel < 0 || v.ReconsumeTimes() >= h.MaxReconsumeTimes {
+			if h.DelayLevel < 0 || v.ReconsumeTimes() >= h.MaxReconsumeTimes && h.MaxReconsumeTimes >= 0 {
 				topic = remoting.DLQTopic(h.Group)
 			}
 			props := v.Properties().AppendExcept(nil)

@@ -143,11 +143,43 @@ func TestDeadLetterFallback(t *testing.T) {
 		r.next(remoting.ConsumerSendMsgBack, answerWith(remoting.SystemError))
 		c.push(PushConfig{From: FromFirst, MaxReconsumeTimes: 7}, "*", func(context.Context, []*MessageExt) error { return &ReconsumeError{DelayLevel: -1} })
 		pass(500 * time.Millisecond)
-		copies := c.groups[0].records(MessageQueue{Topic: remoting.RetryTopic("g"), BrokerName: "broker-a"})
-		if len(copies) != 1 || copies[0].ReconsumeTimes() != 8 { // above the limit: a real broker makes it a dead letter
-			t.Errorf("%d copies", len(copies))
+		dead := c.groups[0].records(MessageQueue{Topic: remoting.DLQTopic("g"), BrokerName: "broker-a"})
+		if len(dead) != 1 || dead[0].ReconsumeTimes() != 1 {
+			t.Errorf("%d dead letters", len(dead))
 		}
 	})
+}
+
+// TestRETRY14OwnLimit: what a consumer was told goes out with its heartbeats and requests; one that was told nothing leaves it to the group.
+func TestRETRY14OwnLimit(t *testing.T) {
+	for limit, want := range map[int]int32{0: -1, 5: 5, NoRetries: 0} {
+		bubble(t, 1, 1, func(t *testing.T, c *cluster) {
+			c.topic("T", 1)
+			mustSend(t, c.producer(ProducerConfig{}), &Message{Topic: "T", Body: []byte("x")})
+			begun := time.Now().UnixMilli()
+			c.push(PushConfig{From: FromFirst, MaxReconsumeTimes: limit}, "*", func(_ context.Context, msgs []*MessageExt) error {
+				if msgs[0].ReconsumeTimes > 0 {
+					return nil
+				}
+				return errors.New("once")
+			})
+			pass(time.Second)
+			r := c.groups[0].replicas[0]
+			r.g.mu.Lock()
+			defer r.g.mu.Unlock()
+			if len(r.backs) != 1 || r.backs[0].MaxReconsumeTimes != want {
+				t.Errorf("limit %d: sent back with %+v", limit, r.backs)
+			}
+			for _, b := range r.beats {
+				if len(b.Consumers) == 0 {
+					continue
+				}
+				if d := b.Consumers[0]; limit == 0 && d.Started != 0 || limit != 0 && (d.Started != begun || d.MaxReconsumeTimes != want) {
+					t.Errorf("limit %d: the heartbeat says %d since %d", limit, d.MaxReconsumeTimes, d.Started)
+				}
+			}
+		})
+	}
 }
 
 type traceKey struct{}

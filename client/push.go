@@ -69,9 +69,11 @@ type PushConfig struct {
 	MaxMessages int
 	MaxBytes    int64
 	MaxSpan     int64
-	// MaxReconsumeTimes is how often a message comes again after failures before it is a dead letter, NoRetries for never. Default: 16; with
+	// MaxReconsumeTimes is how often a message comes again after failures before it is a dead letter, NoRetries for never. Where it is set it
+	// becomes the group's, for all its consumers: what the last one started with counts. Default: the group's, which is 16 at first; with
 	// Ordered, without end. With Ordered it is counted by this consumer only, so anew after its queue has moved.
 	MaxReconsumeTimes int
+	ownLimit          bool // MaxReconsumeTimes was set
 	// ConsumeTimeout is how long a listener may take: after that the message that holds up its queue comes again as if it had failed; with
 	// Ordered only the listener's context ends. Default: 15 min.
 	ConsumeTimeout time.Duration
@@ -118,6 +120,7 @@ func (cfg *PushConfig) validate() error {
 	setDefault(&cfg.MaxMessages, 1000)
 	setDefault(&cfg.MaxBytes, 100<<20)
 	setDefault(&cfg.MaxSpan, 2000)
+	cfg.ownLimit = cfg.MaxReconsumeTimes != 0
 	if cfg.Ordered {
 		setDefault(&cfg.MaxReconsumeTimes, math.MaxInt32)
 		setDefault(&cfg.RedoDelay, time.Second)
@@ -298,6 +301,7 @@ func (p *PushConsumer) Start(ctx context.Context) error {
 		p.subs[retry] = all
 	}
 	topics := slices.Collect(maps.Keys(p.subs))
+	p.started = time.Now() // before the first heartbeat, which says so
 	p.mu.Unlock()
 
 	if err := p.store.load(); err != nil {
@@ -327,7 +331,7 @@ func (p *PushConsumer) Start(ctx context.Context) error {
 // run begins the work. The lock is held.
 func (p *PushConsumer) run() {
 	p.state = pushRunning
-	p.started = time.Now()
+	setDefault(&p.started, time.Now())
 	setDefault(&p.cfg.FromTime, p.started.Add(-30*time.Minute))
 	if p.needsLocks() {
 		p.startLocks()
@@ -464,6 +468,11 @@ func (p *PushConsumer) subscriptions() []*subscription {
 func (p *PushConsumer) data() remoting.ConsumerData {
 	d := remoting.ConsumerData{Group: p.cfg.Group, ConsumeType: remoting.ConsumePassively, MessageModel: remoting.Clustering,
 		ConsumeFromWhere: p.cfg.From.name()}
+	p.mu.Lock()
+	if p.cfg.ownLimit && !p.started.IsZero() {
+		d.Started, d.MaxReconsumeTimes = p.started.UnixMilli(), int32(p.cfg.MaxReconsumeTimes)
+	}
+	p.mu.Unlock()
 	if p.cfg.Broadcasting {
 		d.MessageModel = remoting.Broadcasting
 	}

@@ -49,7 +49,7 @@ func (p *PushConsumer) sendBack(ctx context.Context, m *MessageExt, level int32)
 	}
 	_, err = p.c.callGroup(ctx, g, &remoting.Command{Code: remoting.ConsumerSendMsgBack, Header: &remoting.SendBackRequest{
 		Offset: m.PhysicalOffset, Group: p.cfg.Group, DelayLevel: level, OriginMsgID: m.MsgID, OriginTopic: m.Topic,
-		MaxReconsumeTimes: int32(p.cfg.MaxReconsumeTimes), BrokerName: m.Queue.BrokerName,
+		MaxReconsumeTimes: p.retryLimit(), BrokerName: m.Queue.BrokerName,
 	}})
 	if err == nil {
 		return nil
@@ -60,12 +60,20 @@ func (p *PushConsumer) sendBack(ctx context.Context, m *MessageExt, level int32)
 	return nil
 }
 
+// retryLimit is how often requests say that messages are to come again; -1: as often as the group says.
+func (p *PushConsumer) retryLimit() int32 {
+	if !p.cfg.ownLimit {
+		return -1
+	}
+	return int32(p.cfg.MaxReconsumeTimes)
+}
+
 // sendCopy produces a message to the group's retry topic.
 func (p *PushConsumer) sendCopy(ctx context.Context, g *group, m *MessageExt, level int32) error {
-	times := int32(m.ReconsumeTimes) + 1
+	limit := p.retryLimit()
 	switch {
 	case level < 0:
-		times = max(times, int32(p.cfg.MaxReconsumeTimes)+1) // which makes it a dead letter
+		limit = 0 // which makes it a dead letter
 	case level == 0:
 		level = 3 + int32(m.ReconsumeTimes)
 	}
@@ -88,7 +96,7 @@ func (p *PushConsumer) sendCopy(ctx context.Context, g *group, m *MessageExt, le
 	h := &remoting.SendHeader{
 		ProducerGroup: remoting.GroupInnerProducer, Topic: remoting.RetryTopic(p.cfg.Group), DefaultTopic: remoting.TopicAutoCreate,
 		DefaultTopicQueueNums: 1, QueueID: 0, SysFlag: sysFlag, BornTimestamp: m.BornTime.UnixMilli(), Flag: m.Flag, Properties: string(props),
-		ReconsumeTimes: times, MaxReconsumeTimes: int32(p.cfg.MaxReconsumeTimes), BrokerName: g.name,
+		ReconsumeTimes: int32(m.ReconsumeTimes) + 1, MaxReconsumeTimes: limit, BrokerName: g.name,
 	}
 	resp, err := p.c.callGroup(ctx, g, &remoting.Command{Code: remoting.SendMessageV2, Header: h, Body: body})
 	var refusal *BrokerError
