@@ -17,7 +17,7 @@ var systemProperties = map[string]bool{
 	remoting.PropMaxOffset: true, remoting.PropInstanceID: true, remoting.PropInnerNum: true, remoting.PropPopCheckPoint: true,
 	remoting.PropCorrelationID: true, remoting.PropReplyToClient: true, remoting.PropTTL: true, remoting.PropMessageType: true,
 	remoting.PropPushReplyTime: true, remoting.PropArriveTime: true,
-	remoting.PropDLQOriginTopic: true, remoting.PropDLQOriginMessageID: true, propShardingKey: true,
+	remoting.PropDLQOriginTopic: true, remoting.PropDLQOriginMessageID: true, remoting.PropResent: true, propShardingKey: true,
 	"CONSUME_START_TIME": true, remoting.PropTransactionID: true, remoting.PropPreparedOffset: true, remoting.PropCheckTimes: true,
 	remoting.PropCheckImmunity: true, "TIMER_OUT_MS": true, "TIMER_ENQUEUE_MS": true, "TIMER_DEQUEUE_MS": true,
 	"TIMER_ROLL_TIMES": true, "TIMER_DELAY_LEVEL": true,

@@ -34,6 +34,8 @@ var (
 	ErrNoReply = errors.New("no reply")
 	// ErrNotFound: no such message.
 	ErrNotFound = errors.New("message not found")
+	// ErrHandled: the dead letter was sent again before.
+	ErrHandled = errors.New("handled before")
 	// ErrClosed: the client, producer or consumer was closed.
 	ErrClosed = errors.New("closed")
 	// ErrConfig: a configuration or argument that makes no sense.
