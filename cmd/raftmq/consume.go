@@ -90,6 +90,14 @@ func (p *printer) write(m *client.MessageExt) error {
 		}
 		return p.out.Flush()
 	}
+	if err := json.NewEncoder(p.out).Encode(messageFields(m)); err != nil {
+		return err
+	}
+	return p.out.Flush()
+}
+
+// messageFields are a message as JSON has it: the body in base64 if it is no text.
+func messageFields(m *client.MessageExt) map[string]any {
 	fields := map[string]any{
 		"topic": m.Topic, "queue": m.Queue.QueueID, "broker": m.Queue.BrokerName, "offset": m.QueueOffset, "msgId": m.MsgID,
 		"keys": append([]string{}, m.Keys...), "tag": m.Tags, "properties": m.Properties, "reconsumeTimes": m.ReconsumeTimes,
@@ -103,10 +111,7 @@ func (p *printer) write(m *client.MessageExt) error {
 	} else {
 		fields["bodyBase64"] = m.Body
 	}
-	if err := json.NewEncoder(p.out).Encode(fields); err != nil {
-		return err
-	}
-	return p.out.Flush()
+	return fields
 }
 
 func runConsume(c *cli.Context) error {
