@@ -47,6 +47,8 @@ type Broker struct {
 	filters  filters
 	pulling  pulling
 	clients  *registry
+	relaying *workers // for what waits for the leader
+	links    links
 	offsets  *offsetWriter
 	leases   *leases
 	leading  *leading
@@ -82,6 +84,8 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.storeHost = string(host)
+	b.relaying = newWorkers(cfg.MaxBlockingRequests, requestTimeout)
+	b.links.maxFrame = int(cfg.FrameMaxLength)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.holds = newHolds(b)
 	b.clients = newRegistry(b)
@@ -239,6 +243,8 @@ func (b *Broker) close(ctx context.Context) error {
 		}
 		b.names.leave(ctx)
 		b.cancel()
+		b.links.close()
+		b.relaying.close()
 		b.workers.close()
 		b.readers.close()
 		b.askers.close()

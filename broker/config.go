@@ -60,6 +60,7 @@ type Config struct {
 	AutoCreateTopicEnable        *bool `yaml:"autoCreateTopicEnable"`       // true
 	DefaultTopicQueueNums        int32 `yaml:"defaultTopicQueueNums"`       // 8
 	AutoCreateSubscriptionGroup  *bool `yaml:"autoCreateSubscriptionGroup"` // true
+	ForwardToLeader              *bool `yaml:"forwardToLeader"`             // true: followers pass on what only the leader can answer
 	SlaveReadEnable              *bool `yaml:"slaveReadEnable"`             // true: followers serve pulls
 	LongPollingEnable            *bool `yaml:"longPollingEnable"`           // true
 	UseServerSideResetOffset     *bool `yaml:"useServerSideResetOffset"`    // true
@@ -146,6 +147,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.AutoCreateTopicEnable, &yes)
 	orDefault(&c.DefaultTopicQueueNums, 8)
 	orDefault(&c.AutoCreateSubscriptionGroup, &yes)
+	orDefault(&c.ForwardToLeader, &yes)
 	orDefault(&c.SlaveReadEnable, &yes)
 	orDefault(&c.LongPollingEnable, &yes)
 	orDefault(&c.UseServerSideResetOffset, &yes)

@@ -115,23 +115,3 @@ func TestSEND17StoreTimesOverLeaderChanges(t *testing.T) {
 		t.Errorf("%d messages", len(records))
 	}
 }
-
-// A replica that does not lead refuses with a code that stock clients repeat, on
-// another group if there is one, and names the leader to clients that understand.
-func TestHA11ReplicaThatDoesNotLead(t *testing.T) {
-	t.Parallel()
-	cl := startCluster(t, 3, nil)
-	old := cl.leader(t)
-	dial(t, old).topic("T", 1)
-	cl.transfer(t)
-	leader := cl.leader(t)
-	eventually(t, "the old leader knows the new one", func() bool { return old.group.Leadership().Address == leader.addr.String() })
-	resp, err := dial(t, old).call(&remoting.Command{Code: remoting.SendMessageV2, Header: message("T", 0), Body: []byte("m")})
-	wantCode(t, err, remoting.ServiceNotAvailable)
-	if !slices.Contains([]int32{1, 14, 16, 17}, codeOf(err)) || resp.Ext.Get(extLeader) != leader.addr.String() {
-		t.Errorf("code %d, leader %q", codeOf(err), resp.Ext.Get(extLeader))
-	}
-	if got := dial(t, leader).all("T", 0); len(got) != 0 {
-		t.Errorf("a refused message is there")
-	}
-}

@@ -117,7 +117,7 @@ func TestORDER02LockEndsWithoutRenewal(t *testing.T) {
 
 func TestORDER02And07LockOutlivesTheLeader(t *testing.T) {
 	const live = 2 * time.Second
-	cluster := startCluster(t, 3, shortLocks(live))
+	cluster := startCluster(t, 3, func(c *Config) { shortLocks(live)(c); alone(c) })
 	b := cluster.leader(t)
 	c, topic, group := dial(t, b), named(t), named(t)
 	c.topic(topic, 1)

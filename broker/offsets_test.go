@@ -73,7 +73,7 @@ func TestOFF06CommitWithinAPull(t *testing.T) {
 // S6: what was answered SUCCESS is there after every change of the leader.
 func TestOFF09OffsetsOverLeaderChanges(t *testing.T) {
 	t.Parallel()
-	cl := startCluster(t, 3, nil)
+	cl := startCluster(t, 3, alone)
 	c := dial(t, cl.leader(t))
 	c.topic("T", 4)
 	c.group("g")

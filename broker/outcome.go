@@ -87,7 +87,7 @@ func (op *sendOp) stored(r fsm.Result) {
 	defer op.free()
 	b := op.b
 	if op.key != (fsm.Key{}) {
-		b.repeats.wrote(sentKey{op.s.number, op.key}, op.started, time.Now())
+		b.repeats.wrote(sentKey{op.from, op.key}, op.started, time.Now())
 	}
 	if r.Status == fsm.Stored {
 		b.counters.put.Add(int64(max(1, len(op.sizes))), op.started)

@@ -184,7 +184,7 @@ func TestPULL09And10SubscriptionOfTheHeartbeat(t *testing.T) {
 
 func TestPULL11FollowerServesWhatItHas(t *testing.T) {
 	t.Parallel()
-	cl := startCluster(t, 3, nil)
+	cl := startCluster(t, 3, alone)
 	leader := cl.leader(t)
 	c := dial(t, leader)
 	c.topic("T", 1)

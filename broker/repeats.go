@@ -39,8 +39,8 @@ type repeats struct {
 
 // sentKey is a send on a connection.
 type sentKey struct {
-	session uint64
-	send    fsm.Key
+	from origin
+	send fsm.Key
 }
 
 // wrote notes that a send, begun at a time, is answered OK now.

@@ -96,7 +96,12 @@ func (b *Broker) ServeRemoting(c *remoting.Conn, req *remoting.Command) {
 		req.Responder().Error(remoting.Errorf(remoting.RequestCodeNotSupported, " request type %d not supported", req.Code))
 		return
 	}
-	h(b, b.sessions.of(c), req)
+	s := b.sessions.of(c)
+	if b.relays(req) {
+		b.relay(s, req, h)
+		return
+	}
+	h(b, s, req)
 }
 
 // answer is what a handler that may block returns: a header and a body, either or
@@ -173,6 +178,7 @@ func (b *Broker) refuse(r remoting.Responder, err error) {
 		// A code that every stock client retries, on another broker if it has one.
 		resp.Code = remoting.ServiceNotAvailable
 		resp.Remark = "this replica of " + b.name + " does not lead it"
+		resp.Ext.Add(extNotLeading, "true")
 		if l := b.group.Leadership(); l.Address != "" && !l.Self {
 			resp.Remark += ", " + l.Node + " does"
 			resp.Ext.Add(extLeader, l.Address)
@@ -182,6 +188,7 @@ func (b *Broker) refuse(r remoting.Responder, err error) {
 		resp.Remark = "the disk of this replica of " + b.name + " is full: writes are refused until there is room"
 	case errors.Is(err, raftgroup.ErrClosed):
 		resp.Code = remoting.ServiceNotAvailable
+		resp.Ext.Add(extNotLeading, "true")
 	case errors.Is(err, raftgroup.ErrBusy):
 		resp.Code = remoting.SystemBusy
 		resp.Remark = "[OVERLOAD] " + err.Error() + " (maxPendingBytes)"

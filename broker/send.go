@@ -34,6 +34,8 @@ type sendOp struct {
 	s         *session
 	responder remoting.Responder
 	h         remoting.SendHeader
+	born      netip.AddrPort // the client
+	from      origin
 	key       fsm.Key
 	repeat    bool   // the client says so
 	uniq      string // the UNIQ_KEY, of a batch the first one's
@@ -65,6 +67,7 @@ func (b *Broker) send(s *session, req *remoting.Command) {
 		op.refuse(err)
 		return
 	}
+	op.born, op.from = s.from(req)
 	op.repeat = req.Ext.Get(extRepeat) == "true"
 	if err := b.writable(); err != nil {
 		op.refuse(err)
@@ -140,7 +143,7 @@ func (op *sendOp) propose(topic remoting.TopicConfig, body []byte) {
 }
 
 func (op *sendOp) deliberate() bool {
-	return !op.repeat && op.key != fsm.Key{} && op.b.repeats.deliberate(sentKey{op.s.number, op.key}, op.started)
+	return !op.repeat && op.key != fsm.Key{} && op.b.repeats.deliberate(sentKey{op.from, op.key}, op.started)
 }
 
 func ownUse(topic string) error {
@@ -176,7 +179,7 @@ func (op *sendOp) prepare(topic remoting.TopicConfig, body []byte) error {
 	op.record = remoting.Record{
 		QueueID: op.queue, Flag: h.Flag, BornTimestamp: h.BornTimestamp,
 		SysFlag:  h.SysFlag &^ (remoting.SysFlagTransaction | remoting.SysFlagNeedUnwrap),
-		BornHost: op.s.addr, StoreHost: b.addr,
+		BornHost: op.born, StoreHost: b.addr,
 		ReconsumeTimes: h.ReconsumeTimes, Topic: h.Topic, Body: body,
 	}
 	if topic.FilterType == "MULTI_TAG" {

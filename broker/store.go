@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"net"
 	"time"
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
@@ -88,7 +87,7 @@ func (b *Broker) storeSurely(ctx context.Context, op *storeOp, req *remoting.Com
 		if lead.Self {
 			continue // it is the same record: a send does not change it
 		}
-		resp, askErr := b.askLeader(ctx, lead.Address, req)
+		resp, askErr := b.askLeader(ctx, lead.Address, &remoting.Command{Code: req.Code, Language: req.Language, Version: req.Version, Ext: req.Ext}, false)
 		if askErr != nil {
 			return errors.Join(err, askErr)
 		}
@@ -122,16 +121,4 @@ func (b *Broker) nextLeader(ctx context.Context) raftgroup.Leadership {
 			return raftgroup.Leadership{}
 		}
 	}
-}
-
-// askLeader passes a request on to the replica that leads, over a connection of its
-// own: it is needed when leaders change, and then once.
-func (b *Broker) askLeader(ctx context.Context, addr string, req *remoting.Command) (*remoting.Command, error) {
-	nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	conn := remoting.NewConn(nc, remoting.ConnConfig{MaxFrame: int(b.cfg.FrameMaxLength)}, nil)
-	defer conn.Close() // its error is always nil
-	return conn.Call(ctx, &remoting.Command{Code: req.Code, Language: req.Language, Version: req.Version, Ext: req.Ext})
 }
