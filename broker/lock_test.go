@@ -97,6 +97,7 @@ func TestORDER02And03LocksOfOneClient(t *testing.T) {
 }
 
 func TestORDER02LockEndsWithoutRenewal(t *testing.T) {
+	t.Parallel()
 	const live = time.Second
 	cluster := startCluster(t, 1, shortLocks(live))
 	b := cluster.leader(t)
@@ -116,6 +117,7 @@ func TestORDER02LockEndsWithoutRenewal(t *testing.T) {
 }
 
 func TestORDER02And07LockOutlivesTheLeader(t *testing.T) {
+	t.Parallel()
 	const live = 2 * time.Second
 	cluster := startCluster(t, 3, func(c *Config) { shortLocks(live)(c); alone(c) })
 	b := cluster.leader(t)
@@ -231,6 +233,7 @@ func TestLocksAreBounded(t *testing.T) {
 // leaders change and die. Each relies on a lock for its whole life, from the
 // request on; no two may at once.
 func TestORDER07ClientsCompete(t *testing.T) {
+	t.Parallel()
 	const live = time.Second
 	seed := rand.Uint64()
 	if s := os.Getenv("RAFTMQ_SEED"); s != "" {
