@@ -15,11 +15,11 @@ type polled struct {
 	batch []*task
 }
 
-// Subscribe makes Poll return the messages of a topic that expression selects ("*" or "TagA || TagB"), of those queues that the group's
+// Subscribe makes Poll return the messages of a topic that are selected, of those queues that the group's
 // Allocator gives to this consumer: the consumers of the group share them. It may be called again, for other topics, and for the same one:
-// then it replaces. It excludes Assign.
-func (p *PullConsumer) Subscribe(topic, expression string) error {
-	s, err := parseSubscription(topic, expression)
+// then it replaces. SQL that brokers refuse is logged, and nothing comes. It excludes Assign.
+func (p *PullConsumer) Subscribe(topic string, selector Selector) error {
+	s, err := parseSubscription(topic, selector)
 	if err != nil {
 		return err
 	}
@@ -37,15 +37,15 @@ func (p *PullConsumer) Unsubscribe(topic string) {
 	p.push.Unsubscribe(topic)
 }
 
-// Assign makes Poll return the messages of these queues, of those that expression selects, whoever else does; not those of queues assigned
+// Assign makes Poll return the messages of these queues, of those that are selected, whoever else does; not those of queues assigned
 // before. It begins with each where the group's offset is, or else where PullConfig.From says. It excludes Subscribe.
-func (p *PullConsumer) Assign(expression string, queues ...MessageQueue) error {
+func (p *PullConsumer) Assign(selector Selector, queues ...MessageQueue) error {
 	assigned, subs := map[string][]MessageQueue{}, map[string]*subscription{}
 	for _, mq := range queues {
 		if mq.BrokerName == "" || mq.QueueID < 0 {
 			return fmt.Errorf("%w: there is no queue %+v", ErrConfig, mq)
 		}
-		s, err := parseSubscription(mq.Topic, expression)
+		s, err := parseSubscription(mq.Topic, selector)
 		if err != nil {
 			return err
 		}

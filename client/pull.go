@@ -52,8 +52,8 @@ type PullRequest struct {
 	Offset int64
 	// Max is how many messages are wanted at most; brokers may send less. Default: 32.
 	Max int
-	// Expression selects by tag: "*" or "TagA || TagB". Default: all.
-	Expression string
+	// Selector says which messages are wanted. Default: all.
+	Selector Selector
 	// NoWait makes the broker answer at once even if there is nothing new. Otherwise it holds the request until there is, or SuspendTime is
 	// over.
 	NoWait bool
@@ -211,7 +211,7 @@ func (p *PullConsumer) Pull(ctx context.Context, req PullRequest) (*PullResult, 
 		return nil, err
 	}
 	defer leave()
-	sub, err := parseSubscription(req.Queue.Topic, req.Expression)
+	sub, err := parseSubscription(req.Queue.Topic, req.Selector)
 	if err != nil {
 		return nil, err
 	}

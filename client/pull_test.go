@@ -50,10 +50,10 @@ func TestPull(t *testing.T) {
 				t.Errorf("offset %d: %+v, %v", offset, res, err)
 			}
 		}
-		if res, err = p.Pull(t.Context(), PullRequest{Queue: mq, Expression: "nothing"}); err != nil || res.Status != PullNoMatch || res.NextOffset != 32 {
+		if res, err = p.Pull(t.Context(), PullRequest{Queue: mq, Selector: "nothing"}); err != nil || res.Status != PullNoMatch || res.NextOffset != 32 {
 			t.Errorf("%+v, %v", res, err)
 		}
-		if _, err = p.Pull(t.Context(), PullRequest{Queue: mq, Expression: "||"}); !errors.Is(err, ErrConfig) {
+		if _, err = p.Pull(t.Context(), PullRequest{Queue: mq, Selector: "||"}); !errors.Is(err, ErrConfig) {
 			t.Error(err)
 		}
 		if _, err = p.Pull(t.Context(), PullRequest{Queue: MessageQueue{Topic: "T", BrokerName: "nobody"}}); !errors.Is(err, ErrNoRoute) {

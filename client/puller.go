@@ -42,7 +42,7 @@ func (pl *puller) pull(ctx context.Context, offset int64) (*PullResult, error) {
 	h := &remoting.PullRequest{
 		ConsumerGroup: pl.group, Topic: pl.mq.Topic, QueueID: pl.mq.QueueID, QueueOffset: offset, MaxMsgNums: int32(pl.max),
 		// The subscription comes with each pull, so that a replica that has not heard of us yet can serve it.
-		SysFlag: remoting.PullSubscription, Subscription: pl.sub.expression, SubVersion: pl.sub.version, ExpressionType: remoting.ExpressionTag,
+		SysFlag: remoting.PullSubscription, Subscription: pl.sub.expression, SubVersion: pl.sub.version, ExpressionType: pl.sub.kind,
 		BrokerName: pl.mq.BrokerName,
 	}
 	if hold > 0 {

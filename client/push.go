@@ -242,13 +242,13 @@ func (p *PushConsumer) assignment(topic string) ([]MessageQueue, bool) {
 	return p.assigned[topic], p.assigned != nil
 }
 
-// Subscribe makes listener consume the messages of a topic that expression selects: all ("*" or ""), or those with one of some tags
-// ("TagA || TagB"). It may be called before and after Start, and again for the same topic: then it replaces.
-func (p *PushConsumer) Subscribe(topic, expression string, listener Listener) error {
+// Subscribe makes listener consume the messages of a topic that are selected: all ("*"), by ByTag or by BySQL. It may be called before and after
+// Start, and again for the same topic: then it replaces.
+func (p *PushConsumer) Subscribe(topic string, selector Selector, listener Listener) error {
 	if listener == nil {
 		return fmt.Errorf("%w: the listener is nil", ErrConfig)
 	}
-	s, err := parseSubscription(topic, expression)
+	s, err := parseSubscription(topic, selector)
 	if err != nil {
 		return err
 	}
@@ -276,7 +276,7 @@ func (p *PushConsumer) Unsubscribe(topic string) {
 }
 
 // Start begins to consume. It waits until the routes of the topics are known, no longer than ctx; a topic that does not exist is no error: it
-// is consumed when it does.
+// is consumed when it does. SQL that a broker refuses is one, a *BrokerError.
 func (p *PushConsumer) Start(ctx context.Context) error {
 	p.mu.Lock()
 	switch {
@@ -314,6 +314,9 @@ func (p *PushConsumer) Start(ctx context.Context) error {
 		if _, err := p.c.routeOf(ctx, p.c.topic(t), false); err != nil && !errors.Is(err, ErrNoRoute) {
 			return err
 		}
+	}
+	if err := p.checkSelectors(ctx, p.subscriptions()); err != nil {
+		return err
 	}
 	if err := p.c.addConsumer(p.cfg.Group, p); err != nil {
 		return err

@@ -61,14 +61,14 @@ func (r *received) times() map[string]int {
 }
 
 // push starts a consumer of T in a client of its own.
-func (c *cluster) push(cfg PushConfig, expression string, l Listener) *PushConsumer {
+func (c *cluster) push(cfg PushConfig, selector Selector, l Listener) *PushConsumer {
 	c.t.Helper()
 	setDefault(&cfg.Group, "g")
 	p, err := c.client(Config{}).NewPushConsumer(cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := p.Subscribe("T", expression, l); err != nil {
+	if err := p.Subscribe("T", selector, l); err != nil {
 		c.t.Fatal(err)
 	}
 	if err := p.Start(context.Background()); err != nil {
@@ -215,8 +215,8 @@ func TestOffsetUnknown(t *testing.T) {
 	})
 }
 
-// TestTags: brokers select by hash, so what they send is looked at again, and offsets pass over what is not wanted.
-func TestTags(t *testing.T) {
+// TestFILT02ExactTags: brokers select by hash, so what they send is looked at again, and offsets pass over what is not wanted.
+func TestFILT02ExactTags(t *testing.T) {
 	bubble(t, 1, 1, func(t *testing.T, c *cluster) {
 		c.topic("T", 1)
 		p := c.producer(ProducerConfig{})
@@ -239,7 +239,7 @@ func TestTags(t *testing.T) {
 			t.Errorf("committed %d, want 6", o)
 		}
 	})
-	for _, e := range []string{"||", " || "} {
+	for _, e := range []Selector{"||", " || ", ByTag("||"), BySQL(" ")} {
 		if _, err := parseSubscription("T", e); !errors.Is(err, ErrConfig) {
 			t.Errorf("%q: %v", e, err)
 		}

@@ -145,7 +145,7 @@ func (p *PushConsumer) serveRunningInfo(req *remoting.Command) {
 	}
 	subs := []subscriptionInfo{}
 	for _, s := range p.subscriptions() {
-		subs = append(subs, subscriptionInfo{s.topic, s.expression, append([]string{}, s.tags...), s.version, remoting.ExpressionTag})
+		subs = append(subs, subscriptionInfo{s.topic, s.expression, append([]string{}, s.tags...), s.version, s.kind})
 	}
 	head, err := json.Marshal(map[string]any{
 		"properties": map[string]string{

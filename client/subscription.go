@@ -10,24 +10,31 @@ import (
 	"github.com/raftmq/raftmq/remoting"
 )
 
-// subscription is what a group wants of a topic: all messages, or those with one of some tags.
+// subscription is what a group wants of a topic: all messages, those with one of some tags, or those that SQL selects.
 type subscription struct {
 	topic      string
+	kind       string // of expression: remoting.ExpressionTag, ExpressionSQL92
 	expression string
-	tags       []string // sorted; none: all
+	tags       []string // sorted; none: the broker has selected
 	version    int64    // ms; the newer one counts at the broker
 	listener   Listener
 }
 
 var lastVersion atomic.Int64
 
-// parseSubscription reads "*" or "A || B".
-func parseSubscription(topic, expression string) (*subscription, error) {
+// parseSubscription reads a selector. SQL is left to the brokers.
+func parseSubscription(topic string, selector Selector) (*subscription, error) {
 	if err := remoting.CheckTopic(topic); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	s := &subscription{topic: topic, expression: "*"}
-	if e := strings.TrimSpace(expression); e != "" && e != "*" {
+	s := &subscription{topic: topic, kind: remoting.ExpressionTag, expression: "*"}
+	expression := string(selector)
+	if sql, ok := selector.sql(); ok {
+		if strings.TrimSpace(sql) == "" {
+			return nil, fmt.Errorf("%w: the SQL expression is empty", ErrConfig)
+		}
+		s.kind, s.expression = remoting.ExpressionSQL92, sql
+	} else if e := strings.TrimSpace(expression); e != "" && e != "*" {
 		for _, tag := range strings.Split(expression, "||") {
 			if tag = strings.TrimSpace(tag); tag != "" {
 				s.tags = append(s.tags, tag)
@@ -50,7 +57,8 @@ func parseSubscription(topic, expression string) (*subscription, error) {
 	}
 }
 
-// wants tells whether a message is one of those subscribed to. Brokers select by the hash of the tag, so what they send is looked at again.
+// wants tells whether a message is one of those subscribed to. Brokers select by the hash of the tag, so what they send is looked at again;
+// SQL they evaluate exactly.
 func (s *subscription) wants(tag string) bool {
 	if len(s.tags) == 0 {
 		return true
@@ -70,6 +78,6 @@ func (s *subscription) filter(list []*MessageExt) []*MessageExt {
 // data is the subscription in a heartbeat.
 func (s *subscription) data() remoting.Subscription {
 	return remoting.Subscription{
-		Topic: s.topic, Expression: s.expression, Tags: s.tags, Version: s.version, ExpressionType: remoting.ExpressionTag,
+		Topic: s.topic, Expression: s.expression, Tags: s.tags, Version: s.version, ExpressionType: s.kind,
 	}
 }

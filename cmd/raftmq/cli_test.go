@@ -105,6 +105,8 @@ func TestProduceAndConsume(t *testing.T) {
 		t.Errorf("%q", bodies)
 	}
 	run(nil, "consume --topic Keyed --group other --tag T||U --idle 500ms").want(t, 0, "consumed 5 messages", "raftmq raf\n")
+	raftmqIn(t, env, nil, "consume", "--topic", "Keyed", "--group", "sql", "--sql", "TAGS = 'T'").want(t, exitFailed, "Keyed", "SQL92", "enablePropertyFilter is off")
+	raftmqIn(t, env, nil, "consume", "--topic", "Keyed", "--group", "sql", "--sql", "TAGS = 'T'", "--tag", "T").want(t, exitUsage, "--tag and --sql")
 	run(nil, "consume --topic NotThere --group g --idle 300ms").want(t, 0, "there is no topic NotThere yet", "consumed 0 messages")
 
 	// A line too long ends the command, and what was before it is stored.

@@ -28,6 +28,7 @@ func consumeCommand() *cli.Command {
 			&cli.StringFlag{Name: "topic", Aliases: []string{"t"}, Required: true, Usage: "`TOPIC`"},
 			&cli.StringFlag{Name: "group", Aliases: []string{"g"}, Required: true, Usage: "consumer `GROUP`"},
 			&cli.StringFlag{Name: "tag", Usage: "only messages with a `TAG`, or one of them: A || B"},
+			&cli.StringFlag{Name: "sql", Usage: "only messages whose properties fulfil a `CONDITION`, like \"price > 9.5 AND region IN ('eu', 'us')\"; brokers need enablePropertyFilter"},
 			&cli.StringFlag{Name: "from", Value: "first", Usage: "`WHERE` a new group begins: first, last, or a time like 2026-11-21T15:04:05Z"},
 			&cli.IntFlag{Name: "count", DefaultText: "no end", Usage: "end after `N` messages"},
 			&cli.DurationFlag{Name: "idle", DefaultText: "wait for ever", Usage: "end when nothing came for this `TIME`"},
@@ -125,6 +126,13 @@ func runConsume(c *cli.Context) error {
 	if n, idle := c.Int("count"), c.Duration("idle"); n < 0 || idle < 0 {
 		return usage("--count %d --idle %v: want none below 0", n, idle)
 	}
+	if c.IsSet("tag") && c.IsSet("sql") {
+		return usage("--tag and --sql: want one of them; in --sql a tag is the property TAGS")
+	}
+	selector := client.ByTag(c.String("tag"))
+	if c.IsSet("sql") {
+		selector = client.BySQL(c.String("sql"))
+	}
 	p := &printer{
 		out: bufio.NewWriter(os.Stdout), json: c.String("output") == "json",
 		limit: c.Int("count"), done: make(chan struct{}), last: time.Now(),
@@ -134,7 +142,7 @@ func runConsume(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := consumer.Subscribe(c.String("topic"), c.String("tag"), p.print); err != nil {
+		if err := consumer.Subscribe(c.String("topic"), selector, p.print); err != nil {
 			return err
 		}
 		// A consumer waits for ever for its name server and its topic: what is
