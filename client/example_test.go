@@ -244,6 +244,32 @@ func ExamplePushConfig_ordered() {
 	// account-9 closed
 }
 
+// Brokers need enablePropertyFilter for this: otherwise Start says that they do not have it.
+func ExampleBySQL() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	consumer, err := c.NewPushConsumer(client.PushConfig{Group: "large-orders"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	large := client.BySQL("price > 99.5 AND region IN ('eu', 'uk') AND discount IS NULL")
+	err = consumer.Subscribe("orders", large, func(ctx context.Context, msgs []*client.MessageExt) error {
+		fmt.Println(msgs[0].Properties["price"])
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := consumer.Start(ctx); err != nil {
+		log.Fatal(err) // the expression is wrong, or brokers do not select by SQL
+	}
+	defer consumer.Close(ctx)
+}
+
 func ExamplePullConsumer() {
 	ctx := context.Background()
 	c, err := client.New(client.Config{NameServers: nameServers})
