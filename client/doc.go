@@ -5,7 +5,8 @@
 //	Client        New, Close
 //	Producer      Send, SendTo, SendAsync, SendOneway, SendBatch
 //	PushConsumer  Subscribe, Start: messages are given to listeners, queues are shared by the consumers of a group
-//	PullConsumer  Pull, Commit, View, QueryByKey: the caller chooses queues and offsets
+//	PullConsumer  Subscribe or Assign, then Poll: the caller takes messages when it likes, and can Seek and Pause;
+//	              Pull, Commit, View, QueryByKey: the caller chooses queues and offsets
 //	Admin         topics, groups, cluster
 //
 // Every call takes a context and ends with it. Close waits for what is under way, and no goroutine outlives it.
@@ -48,7 +49,20 @@
 // Messages are delivered at least once: again after a failure of the listener, and possibly after a crash or when queues move from one
 // consumer to another. An offset is committed only when all messages below it were consumed, or sent back to the broker to come again later.
 //
+// With PushConfig.Broadcasting every client of the group gets all messages. Each keeps its offsets in a file; what its listener fails on is
+// skipped.
+//
 // With PushConfig.Ordered the messages of a queue are consumed one after the other, by one client of the group at a time: brokers lock queues
 // for clients, and a client that can't renew its lock in 30 s ends the context of its listener, who has as long again to return before another
 // client can get the queue. A producer keeps the order of a key by Message.ShardingKey and ProducerConfig.InOrder.
+//
+// # Bodies
+//
+// Producers compress bodies of 4 KiB and more; consumers undo every compression of RocketMQ's clients. A body that would become longer than
+// Config.MaxDecompressed, or is damaged, makes its message one that failed, and no other: MessageExt.Err says so to those who pull.
+//
+// # Interceptors
+//
+// ProducerConfig.Interceptors and PushConfig.Interceptors see each send and each call of a listener, with its context and the messages'
+// properties: that is where tracing goes.
 package client

@@ -32,7 +32,7 @@ var examples exampleTB
 // ExampleServers starts a cluster on real sockets for the examples and returns its name server's address.
 var ExampleServers = sync.OnceValue(func() string {
 	c := newCluster(&examples, sockets{}, 1, 3)
-	for _, topic := range []string{"orders", "payments", "invoices", "accounts"} {
+	for _, topic := range []string{"orders", "payments", "invoices", "accounts", "news", "readings", "prices", "letters", "archive", "traced"} {
 		c.topic(topic, 1)
 	}
 	return c.ns.addr
