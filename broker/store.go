@@ -75,24 +75,35 @@ func (op *storeOp) wait(ctx context.Context) (fsm.Result, error) {
 // replica again, or another, to which the request is passed on.
 func (b *Broker) storeSurely(ctx context.Context, op *storeOp, req *remoting.Command) error {
 	topic := op.record.Topic
+	var unknown error
 	for {
 		r, err := b.store(ctx, op)
-		if err == nil {
+		switch {
+		case err == nil:
 			return refusalOf(r.Status, topic)
-		}
-		if !errors.Is(err, raftgroup.ErrUnknown) || ctx.Err() != nil || !b.remembers(op.key) {
+		case errors.Is(err, raftgroup.ErrUnknown):
+			unknown = err
+		case unknown == nil:
 			return err
+		case !errors.Is(err, raftgroup.ErrNotLeader):
+			return unknown // that this one was refused says nothing of the first
+		}
+		if !b.remembers(op.key) {
+			return unknown
 		}
 		lead := b.nextLeader(ctx)
+		if ctx.Err() != nil {
+			return unknown
+		}
 		if lead.Self {
 			continue // it is the same record: a send does not change it
 		}
-		resp, askErr := b.askLeader(ctx, lead.Address, &remoting.Command{Code: req.Code, Language: req.Language, Version: req.Version, Ext: req.Ext}, false)
-		if askErr != nil {
-			return errors.Join(err, askErr)
-		}
-		if resp.Code == remoting.ServiceNotAvailable {
-			return err // of what came first nothing is known
+		resp, err := b.askLeader(ctx, lead.Address, &remoting.Command{Code: req.Code, Language: req.Language, Version: req.Version, Ext: req.Ext}, false)
+		switch {
+		case err != nil:
+			return errors.Join(unknown, err)
+		case resp.Code == remoting.ServiceNotAvailable || resp.Code == remoting.SystemBusy:
+			return unknown
 		}
 		return resp.Err()
 	}
