@@ -53,6 +53,7 @@ type Broker struct {
 	leases   *leases
 	leading  *leading
 	checks   *checkback
+	wheel    *wheel
 	names    *registration
 	counters counters
 
@@ -93,6 +94,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 	b.leases = newLeases(b)
 	b.leading = newLeading(b)
 	b.checks = &checkback{b: b}
+	b.wheel = newWheel(b)
 	if b.names, err = newRegistration(b); err != nil {
 		return nil, err
 	}
@@ -117,7 +119,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	b.group = group
-	for _, run := range []func(){b.holds.run, b.clients.run, b.offsets.run, b.leading.run, b.checks.run, b.names.run, b.sampleRates} {
+	for _, run := range []func(){b.holds.run, b.clients.run, b.offsets.run, b.leading.run, b.leading.retain.run, b.wheel.run, b.checks.run, b.names.run, b.sampleRates} {
 		b.running.Go(run)
 	}
 	b.serve(l)
@@ -147,8 +149,9 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 			MaxOpenFiles: cfg.MaxOpenFiles, HotBytes: int64(cfg.AccessMessageInMemory), Reserve: int64(cfg.DiskReserve),
 		},
 		Logger: b.node.logger,
+		Now:    cfg.now,
 		Events: raftgroup.Events{
-			Leadership: func(raftgroup.Leadership) { b.leading.wake(); b.names.wake() },
+			Leadership: func(raftgroup.Leadership) { b.leading.wake(); b.wheel.wake(); b.names.wake() },
 			Appended:   b.appended,
 			Changed:    func() { b.names.wake(); b.holds.changed() },
 			Failed:     func(error) { b.names.wake() },
@@ -202,9 +205,11 @@ func (b *Broker) connectionClosed(c *remoting.Conn, err error) {
 func (b *Broker) appended(queues []*storage.Queue) {
 	b.holds.wake(queues)
 	for _, q := range queues {
-		if q.ID().Topic == remoting.TopicSchedule {
+		switch q.ID().Topic {
+		case remoting.TopicSchedule:
 			b.leading.wake()
-			return
+		case remoting.TopicTimer:
+			b.wheel.wake()
 		}
 	}
 }

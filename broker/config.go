@@ -78,8 +78,10 @@ type Config struct {
 	// which is 30 s. 60s
 	RebalanceLockMaxLiveTime Duration `yaml:"rebalanceLockMaxLiveTime"`
 
-	MsgTraceTopicName string `yaml:"msgTraceTopicName"` // RMQ_SYS_TRACE_TOPIC
-	MessageDelayLevel string `yaml:"messageDelayLevel"` // 1s 5s 10s 30s 1m 2m 3m ... 2h
+	MsgTraceTopicName   string `yaml:"msgTraceTopicName"`   // RMQ_SYS_TRACE_TOPIC
+	MessageDelayLevel   string `yaml:"messageDelayLevel"`   // 1s 5s 10s 30s 1m 2m 3m ... 2h
+	TimerMaxDelaySec    int    `yaml:"timerMaxDelaySec"`    // 259,200, 3 days: how far ahead a message may be due
+	RecallMessageEnable *bool  `yaml:"recallMessageEnable"` // true
 
 	// Transactions.
 	TransactionTimeout       Duration `yaml:"transactionTimeOut"`       // 6s: so old a half message is asked about
@@ -97,6 +99,8 @@ type Config struct {
 
 	// Name service.
 	NamesrvHeartbeat Duration `yaml:"registerBrokerPeriod"` // 10s
+
+	now func() time.Time // the machine's clock
 }
 
 // NodeConfig is where a node is reached.
@@ -164,6 +168,8 @@ func (c *Config) setDefaults() {
 	orDefault(&c.TransactionTimeout, Duration(6*time.Second))
 	orDefault(&c.TransactionCheckInterval, Duration(30*time.Second))
 	orDefault(&c.TransactionCheckMax, 15)
+	orDefault(&c.TimerMaxDelaySec, 3*24*60*60)
+	orDefault(&c.RecallMessageEnable, &yes)
 	orDefault(&c.ServerChannelMaxIdle, 120)
 	orDefault(&c.ServerMaxInFlight, 16384)
 	orDefault(&c.ServerMaxPendingBytes, 8<<20)

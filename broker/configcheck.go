@@ -183,6 +183,7 @@ func (c *Config) validateLimits() error {
 		bytes("catchUpBytesPerSec", c.CatchUpBytesPerSec, 1<<10, large, ""),
 		bytes("serverMaxPendingBytes", c.ServerMaxPendingBytes, 1<<16, large, ""),
 		count("fileReservedTime", c.FileReservedTime, 1, 1<<20),
+		count("timerMaxDelaySec", c.TimerMaxDelaySec, 1, 366*24*60*60),
 		count("maxOpenFiles", c.MaxOpenFiles, 16, 1<<20),
 		count("dedupMax", c.DedupMax, 1, 100_000_000),
 		count("defaultTopicQueueNums", int(c.DefaultTopicQueueNums), 1, maxQueueNums),

@@ -110,7 +110,7 @@ func (c *Config) Override(values map[string]string) error {
 
 func overridable(v reflect.Value, key string) bool {
 	for i := range v.NumField() {
-		if v.Type().Field(i).Tag.Get("yaml") == key {
+		if f := v.Type().Field(i); f.IsExported() && f.Tag.Get("yaml") == key {
 			return v.Field(i).Kind() != reflect.Map && v.Field(i).Kind() != reflect.Slice
 		}
 	}

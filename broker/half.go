@@ -16,7 +16,7 @@ import (
 // of it stays true:
 //
 //	        send                    END_TRANSACTION: commit
-//	producer ---> half topic, queue 0 ---> real topic, or schedule topic
+//	producer ---> half topic, queue 0 ---> real topic, schedule or timer topic
 //	                      |   \----------> nowhere              rollback
 //	                      |
 //	                      \--------------> TRANS_CHECK_MAX_TIME_TOPIC
@@ -81,6 +81,14 @@ func (b *Broker) commitOp(v remoting.RecordView, half fsm.Waiting) (*storeOp, er
 	w := scanProperties(string(r.Properties))
 	if level := w.level(); level > 0 {
 		op.record.Properties = b.schedule(&op.record, r.Properties, level, &op.delay)
+		return op, nil
+	}
+	due, err := b.dueOf(w.timers)
+	if err != nil {
+		return nil, err
+	}
+	if due > 0 {
+		op.record.Properties = b.scheduleAt(&op.record, r.Properties, due)
 	}
 	return op, nil
 }

@@ -15,8 +15,8 @@ const (
 )
 
 // leading is what a master does beside answering requests: it makes the topics
-// every broker has, delivers delayed messages and trims the CommitLog. All of it
-// is commands, so that another replica goes on where this one was.
+// every broker has and delivers delayed messages. Beside it run the retention of
+// the CommitLog and the wheel of timer messages. All of it is commands, so that another replica goes on where this one was.
 type leading struct {
 	b      *Broker
 	poke   chan struct{}
@@ -43,14 +43,12 @@ func (l *leading) run() {
 			return
 		}
 		next := leadingTick
-		l.retain.watchDisk()
 		if lead := l.b.group.Leadership(); lead.Self {
 			if lead.Term != l.ready.Load() && l.furnish(l.b.ctx) {
 				l.ready.Store(lead.Term)
 			}
 			next = min(next, l.due.deliver(l.b.ctx))
 			l.b.leases.expire(l.b.ctx, lead.Term)
-			l.retain.trim(l.b.ctx)
 		}
 		timer.Reset(next)
 	}
@@ -78,9 +76,9 @@ func (b *Broker) furnish(ctx context.Context) error {
 	}
 	for _, t := range b.systemTopicConfigs() {
 		have, err := b.createTopic(ctx, t)
-		if err == nil && t.Name == remoting.TopicSchedule && have.WriteQueueNums < t.WriteQueueNums {
-			// There are more delay levels now. That there are fewer changes nothing:
-			// what waits in the others is delivered.
+		if err == nil && remoting.IsWaitingTopic(t.Name) && have.WriteQueueNums < t.WriteQueueNums {
+			// There are more delay levels now, or buckets of minutes. That there are
+			// fewer changes nothing: what waits in the others is delivered.
 			_, err = b.group.Propose(ctx, fsm.PutTopic(t, false))
 		}
 		if err != nil {
@@ -124,6 +122,7 @@ func (b *Broker) systemTopicConfigs() []remoting.TopicConfig {
 		with(remoting.TopicOffsetMoved, 1, rw),
 		with(remoting.TopicSchedule, int32(len(b.node.delays)), rw),
 		with(remoting.ReplyTopic(b.cfg.BrokerClusterName), 1, rw),
+		with(remoting.TopicTimer, bucketsFor(b.cfg.TimerMaxDelaySec), rw),
 		with(remoting.TopicHalf, 1, rw),
 		with(remoting.TopicHalfOp, 1, rw),
 	}

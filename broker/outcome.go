@@ -57,7 +57,7 @@ const (
 // Done implements raftgroup.SendOp.
 func (op *sendOp) Done(r fsm.Result, err error) {
 	if err == nil {
-		err = refusalOf(r.Status, op.record.Topic)
+		err = refusalOf(r.Status, op.h.Topic)
 	}
 	switch {
 	case errors.Is(err, raftgroup.ErrUnknown):
@@ -92,7 +92,7 @@ func (op *sendOp) stored(r fsm.Result) {
 	if r.Status == fsm.Stored {
 		b.counters.put.Add(int64(max(1, len(op.sizes))), op.started)
 	}
-	if op.delay == 0 { // else it is that of the schedule topic
+	if op.record.Topic == op.h.Topic { // else it is that of where it waits
 		op.queue = r.Queue
 	}
 	resp := op.respond(r.QueueOffset, op.messageIDs(r))
@@ -106,6 +106,7 @@ func (op *sendOp) stored(r fsm.Result) {
 func (op *sendOp) respond(offset int64, id string) *remoting.Command {
 	op.answer = remoting.SendResponse{
 		QueueID: op.queue, QueueOffset: offset, MsgID: id, TransactionID: op.uniq, Region: remoting.RegionDefault, TraceOn: true,
+		RecallHandle: op.recall,
 	}
 	op.resp.Header = &op.answer
 	return &op.resp

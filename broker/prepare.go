@@ -19,7 +19,7 @@ type wanted struct {
 	delay       string
 	transaction bool
 	group       string // the producer's
-	timer       string // the name of a timer property
+	timers      timers
 	inner       bool
 	replaced    bool // it has properties that the broker sets itself, or takes out
 }
@@ -41,12 +41,12 @@ func scanProperties(p string) (w wanted) {
 			w.transaction = strings.EqualFold(value, "true")
 		case remoting.PropProducerGroup:
 			w.group = value
-		case remoting.PropTimerDelaySec, remoting.PropTimerDelayMs, remoting.PropTimerDeliverMs:
-			w.timer = name
 		case remoting.PropInnerNum:
 			w.inner = true
 		case remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster:
 			w.replaced = true
+		default:
+			w.timers.set(name, value)
 		}
 	}
 	return w
@@ -61,8 +61,6 @@ func (w *wanted) half(reconsumeTimes int32) bool {
 // check refuses what this release can't do rather than doing something else.
 func (w *wanted) check() error {
 	switch {
-	case w.timer != "" && w.level() == 0:
-		return remoting.Errorf(remoting.MessageIllegal, "%s: only delay levels are supported by this release", w.timer)
 	case w.inner:
 		return remoting.Errorf(remoting.MessageIllegal, "%s: inner batches are not supported", remoting.PropInnerNum)
 	}
@@ -130,9 +128,15 @@ func (op *sendOp) prepareMessage(dedup bool) error {
 		return remoting.Errorf(remoting.MessageIllegal, "sysFlag %d says that the message is transactional, its properties do not (%s)", op.h.SysFlag, remoting.PropTransaction)
 	}
 	p := remoting.Properties(op.props[:0])
-	if w.replaced || w.timer != "" {
-		p = remoting.Properties(op.h.Properties).AppendExcept(p, remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster,
-			remoting.PropTimerDelaySec, remoting.PropTimerDelayMs, remoting.PropTimerDeliverMs)
+	except := []string{remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster}
+	timed := w.timers != timers{}
+	if timed && level > 0 {
+		// The level counts, and the message is not to be timed again later.
+		except = append(except, remoting.PropTimerDelaySec, remoting.PropTimerDelayMs, remoting.PropTimerDeliverMs)
+		timed, w.replaced = false, true
+	}
+	if w.replaced {
+		p = remoting.Properties(op.h.Properties).AppendExcept(p, except...)
 	} else {
 		p = append(p, op.h.Properties...)
 	}
@@ -142,14 +146,24 @@ func (op *sendOp) prepareMessage(dedup bool) error {
 	} else if dedup {
 		op.key = messageKey(op.h.Topic, op.h.ReconsumeTimes, w.uniq, remoting.Properties(op.h.Properties))
 	}
+	var due int64
+	if timed && op.h.ReconsumeTimes == 0 { // a copy for a retry had its time
+		var err error
+		if due, err = op.b.dueOf(w.timers); err != nil {
+			return err
+		}
+	}
 	switch {
-	case half:
+	case half: // it is due that long after it was committed
 		if w.group == "" {
 			p = remoting.AppendProperty(p, remoting.PropProducerGroup, op.h.ProducerGroup)
 		}
 		p = op.b.halve(&op.record, p, &op.delay)
 	case level > 0:
 		p = op.b.schedule(&op.record, p, level, &op.delay)
+	case due > 0:
+		p = op.b.scheduleAt(&op.record, p, due)
+		op.recall = op.b.recallHandle(op.h.Topic, op.uniq, due)
 	}
 	op.props = op.b.addProperties(p)
 	if len(op.props) > remoting.MaxProperties {
@@ -165,7 +179,7 @@ func (op *sendOp) prepareMessage(dedup bool) error {
 func (op *sendOp) prepareBatch(body []byte, dedup bool) error {
 	outer := scanProperties(op.h.Properties)
 	switch {
-	case outer.level() > 0 || outer.timer != "" || outer.transaction:
+	case outer.level() > 0 || outer.timers != timers{} || outer.transaction:
 		return remoting.Errorf(remoting.MessageIllegal, "a batch can be neither delayed nor transactional")
 	case outer.inner:
 		return outer.check()
@@ -185,6 +199,9 @@ func (op *sendOp) prepareBatch(body []byte, dedup bool) error {
 		}
 		if w.transaction {
 			return remoting.Errorf(remoting.MessageIllegal, "message %d of the batch is transactional, which can't be in a batch", i)
+		}
+		if w.timers != (timers{}) {
+			return remoting.Errorf(remoting.MessageIllegal, "message %d of the batch is to be due at a time: send it by itself", i)
 		}
 		if w.replaced {
 			op.batch[i].Properties = m.Properties.AppendExcept(nil, remoting.PropPopCheckPoint, remoting.PropRegion, remoting.PropTraceOn, remoting.PropCluster)

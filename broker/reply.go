@@ -44,7 +44,7 @@ func (b *Broker) reply(ctx context.Context, s *session, req *remoting.Command) (
 	if err := op.prepare(topic.Config, req.Body); err != nil {
 		return answer{}, err
 	}
-	if op.delay > 0 {
+	if op.record.Topic != h.Topic {
 		return answer{}, remoting.Errorf(remoting.MessageIllegal, "a reply can be neither delayed nor transactional")
 	}
 	if err := b.push(ctx, op); err != nil {

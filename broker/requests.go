@@ -61,6 +61,7 @@ func init() {
 		remoting.GetConsumerRunningInfo:          asking((*Broker).runningInfo),
 		remoting.ConsumeMessageDirectly:          asking((*Broker).consumeDirectly),
 
+		remoting.RecallMessage:            waiting((*Broker).recallMessage),
 		remoting.ConsumerSendMsgBack:      waiting((*Broker).sendBack),
 		remoting.DeadLettersRequest:       reading((*Broker).deadLetters),
 		remoting.ResendDeadLettersRequest: waiting((*Broker).resendDeadLetters),

@@ -28,7 +28,24 @@ type retention struct {
 	usage   float64
 	// full refuses writes: set above diskSpaceWarningLevelRatio, cleared at
 	// diskSpaceCleanForciblyRatio.
-	full atomic.Bool
+	full  atomic.Bool
+	units []storage.Unit // buffer
+}
+
+func (r *retention) run() {
+	tick := time.NewTicker(leadingTick)
+	defer tick.Stop()
+	for {
+		r.watchDisk()
+		if r.b.leads() {
+			r.trim(r.b.ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-r.b.ctx.Done():
+			return
+		}
+	}
 }
 
 // watchDisk looks at how full the disk is.
@@ -72,56 +89,55 @@ func (r *retention) trim(ctx context.Context) {
 	if size <= 0 {
 		return
 	}
-	limit := r.owed()
-	to := store.Min()
-	for n := 0; n < trimAtOnce && to+size <= limit && to+size < store.End(); n++ {
+	for n := 0; n < trimAtOnce; n++ {
+		to := store.Min() + size
+		if to >= store.End() || to > r.pending() {
+			return
+		}
 		// What follows the segment was stored after all that is in it.
-		at, err := r.b.storeTime(to + size)
+		at, err := r.b.storeTime(to)
 		if err != nil {
-			r.b.logger.Warn("the age of a segment can't be told", "segment", to, "error", err)
-			break
+			r.b.logger.Warn("the age of a segment can't be told", "segment", to-size, "error", err)
+			return
 		}
 		expired := r.b.group.LogTime()-at > r.keep.Milliseconds()
 		if !expired && !(force && n == 0) {
-			break
+			return
 		}
-		to += size
+		if !r.release(ctx, to, expired) || !r.propose(ctx, to, force) {
+			return
+		}
 	}
-	if to == store.Min() {
-		return
+}
+
+// release has nothing wait any more below a physical offset, the end of the first
+// segment: what does is appended again. It says whether that was done, or could be.
+func (r *retention) release(ctx context.Context, to int64, expired bool) bool {
+	if !expired {
+		// To make room, it has to be more than it takes.
+		owed, err := r.owed(to)
+		if err != nil || owed > r.b.group.State().Configuration().SegmentSize/2 {
+			r.b.logger.Warn("a segment is not trimmed to make room: most of it waits to be delivered", "below", to, "bytes", owed, "error", err)
+			return false
+		}
 	}
-	r.b.logger.Info("trimming the CommitLog", "from", store.Min(), "to", to, "disk used %", int(r.usage), "forced", force)
+	clear, err := r.roll(ctx, to)
+	if err != nil && ctx.Err() == nil {
+		r.b.logger.Warn("what is still to be delivered can't be appended again: nothing is trimmed", "below", to, "error", err)
+	}
+	return clear && err == nil
+}
+
+// propose trims the first segment.
+func (r *retention) propose(ctx context.Context, to int64, forced bool) bool {
+	r.b.logger.Info("trimming the CommitLog", "from", r.b.group.Store().Min(), "to", to, "disk used %", int(r.usage), "forced", forced)
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if _, err := r.b.group.Trim(ctx, to); err != nil {
 		r.b.logger.Warn("the CommitLog was not trimmed", "error", err)
+		return false
 	}
-}
-
-// owed is the physical offset of the first message that is still to be
-// delivered: nothing from there on may go.
-func (r *retention) owed() int64 {
-	store := r.b.group.Store()
-	first := r.pending()
-	topic, ok := r.b.group.State().Topic(remoting.TopicSchedule)
-	if !ok {
-		return first
-	}
-	for level := range topic.Config.WriteQueueNums {
-		q := store.Queue(storage.QueueID{Topic: remoting.TopicSchedule, Incarnation: topic.Incarnation, Queue: level})
-		if q == nil {
-			continue
-		}
-		units, err := q.Units(r.b.group.State().Delivered(level), 1, nil)
-		if err != nil {
-			r.b.logger.Warn("what is still to be delivered can't be told: nothing is trimmed", "level", level+1, "error", err)
-			return 0
-		}
-		if len(units) > 0 {
-			first = min(first, units[0].Phys)
-		}
-	}
-	return first
+	return true
 }
 
 // pending is the physical offset of the first half message that was not ended, or

@@ -93,17 +93,35 @@ func TestSTORE06And07And09And11Retention(t *testing.T) {
 	}
 }
 
-// What waits for its time is not trimmed.
+// What waits for its time is appended again before its segment goes, unless it is
+// due soon: then it is waited for.
 func TestRetentionSparesWhatIsToBeDelivered(t *testing.T) {
 	t.Parallel()
-	cl := startCluster(t, 1, levels("1h"))
+	cl := startCluster(t, 1, func(c *Config) { levels("1h")(c); smallSegments(c) })
 	b := cl.leader(t)
 	c := dial(t, b)
 	c.topic("D", 1)
+	c.topic("T", 1)
+	c.topic("U", 1)
 	c.mustSend(message("D", 0, remoting.PropDelay, "1"), "later")
-	filled(t, c, "T")
+	c.fillSegments("T")
 	trimNow(b, 90, time.Hour)
-	if got := b.group.Store().Min(); got != 0 {
-		t.Errorf("the log begins at %d", got)
+	if got := b.group.Store().Min(); got == 0 || waitingIn(b) != 1 {
+		t.Errorf("the log begins at %d, and %d messages wait", got, waitingIn(b))
+	}
+	if got := b.group.State().Delivered(0); got != 1 {
+		t.Errorf("%d messages of the level were moved", got)
+	}
+	begin := b.group.Store().Min()
+	c.fillSegments("U")
+	c.mustSend(timed("D", 0, time.Minute), "soon")
+	at := b.group.Store().End()
+	c.fillSegments("T")
+	for range 20 {
+		trimNow(b, 80, 0)
+	}
+	size := b.group.State().Configuration().SegmentSize
+	if got := b.group.Store().Min(); got <= begin || got > at || got+size <= at {
+		t.Errorf("the log begins at %d, and what is due soon lies before %d", got, at)
 	}
 }

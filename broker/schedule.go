@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
@@ -105,14 +106,20 @@ func (s *schedule) command(q *storage.Queue, level int32, from, first int64) (co
 		return nil, 0, 0, err
 	}
 	now := b.group.LogTime()
+	latest := int64(math.MaxInt64)
+	if int(level) < len(b.node.delays) {
+		// What is due later was delayed when the level was longer: it comes at once,
+		// as in RocketMQ.
+		latest = now + b.node.delays[level].Milliseconds()
+	}
 	for _, u := range s.units {
-		if u.Tag > now {
+		if u.Tag > now && u.Tag <= latest {
 			return d.Bytes(), n, time.Duration(u.Tag-now) * time.Millisecond, nil
 		}
 		if n > 0 && d.Len()+int(u.Size) > deliverBytes {
 			break
 		}
-		rec, err := s.record(u)
+		rec, err := b.waiter(u)
 		if errors.Is(err, errUndeliverable) {
 			b.logger.Error("a delayed message is dropped", "error", err)
 			d.End(d.Begin(fsm.SendMeta{}), 0)
@@ -134,9 +141,10 @@ func (s *schedule) command(q *storage.Queue, level int32, from, first int64) (co
 
 var errUndeliverable = errors.New("undeliverable")
 
-// record is the message that a unit of the schedule topic delivers.
-func (s *schedule) record(u storage.Unit) (remoting.Record, error) {
-	rec, err := s.b.group.Store().Read(u.Phys, int(u.Size))
+// waiter is the message that is delivered when a unit of the schedule or timer
+// topic is due.
+func (b *Broker) waiter(u storage.Unit) (remoting.Record, error) {
+	rec, err := b.group.Store().Read(u.Phys, int(u.Size))
 	if err != nil {
 		return remoting.Record{}, err
 	}
@@ -148,6 +156,6 @@ func (s *schedule) record(u storage.Unit) (remoting.Record, error) {
 	if err != nil {
 		return r, errors.Join(errUndeliverable, err)
 	}
-	r.StoreHost = s.b.addr
+	r.StoreHost = b.addr
 	return r, nil
 }

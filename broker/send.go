@@ -27,8 +27,8 @@ const maxReconsumeTimes = 1 << 20
 //
 // Deviations from RocketMQ: a topic without the write permission is not written;
 // an empty body is stored; a template other than TBW102 makes no topic if
-// autoCreateTopicEnable is off. Not in this release, and refused: timers and inner
-// batches (MESSAGE_ILLEGAL).
+// autoCreateTopicEnable is off. Not in this release, and refused: inner batches
+// (MESSAGE_ILLEGAL).
 type sendOp struct {
 	b         *Broker
 	s         *session
@@ -40,6 +40,7 @@ type sendOp struct {
 	repeat    bool   // the client says so
 	uniq      string // the UNIQ_KEY, of a batch the first one's
 	delay     int64  // ms
+	recall    string // the handle of a message that is due at a time
 	queue     int32  // the one the client asked for, or that was chosen
 
 	record  remoting.Record

@@ -394,7 +394,6 @@ func TestUnsupportedMessagesAreRefused(t *testing.T) {
 		code int32
 	}{
 		{"a half message by its flag alone", flagged(remoting.SysFlagPrepared), remoting.MessageIllegal},
-		{"a timer", message(topic, 0, remoting.PropTimerDelaySec, "10"), remoting.MessageIllegal},
 		{"an inner batch", message(topic, 0, remoting.PropInnerNum, "2"), remoting.MessageIllegal},
 		{"an inner batch by its flag", flagged(remoting.SysFlagInnerBatch), remoting.MessageIllegal},
 	} {

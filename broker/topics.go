@@ -121,7 +121,11 @@ func (b *Broker) topicTable() remoting.TopicTable {
 	topics, changes := b.group.State().Topics()
 	t := remoting.TopicTable{Version: b.dataVersion(changes)}
 	for _, topic := range topics {
-		t.Topics = append(t.Topics, topic.Config)
+		c := topic.Config
+		if c.Name == remoting.TopicTimer { // it has one queue for all who do not know its buckets
+			c.ReadQueueNums, c.WriteQueueNums = 1, 1
+		}
+		t.Topics = append(t.Topics, c)
 	}
 	return t
 }

@@ -46,6 +46,7 @@ var codecs = map[int32]struct {
 	ViewMessageByID:                  {request: header[ViewMessageRequest]},
 	HeartBeat:                        {requestBody: body[Heartbeat]},
 	UnregisterClient:                 {request: header[UnregisterClientRequest]},
+	RecallMessage:                    {request: header[RecallMessageRequest], answer: header[RecallMessageResponse]},
 	ConsumerSendMsgBack:              {request: header[SendBackRequest]},
 	EndTransaction:                   {request: header[EndTransactionRequest]},
 	CheckTransactionState:            {request: header[CheckTransactionRequest]},

@@ -61,8 +61,10 @@ type Config struct {
 	Logger  hclog.Logger
 	Events  Events
 
+	// Now is the machine's clock, time.Now.
+	Now func() time.Time
+
 	guard guards
-	now   func() time.Time
 }
 
 // Events is what a group tells its owner. The functions may be called from any
@@ -110,8 +112,8 @@ func (c *Config) validate() error {
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
-	if c.now == nil {
-		c.now = time.Now
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	switch {
 	case c.Cluster == "" || c.Name == "" || c.Node == "" || c.Dir == "":

@@ -64,7 +64,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	g := &Group{
 		cfg:    cfg,
 		logger: cfg.Logger.With("group", cfg.Name),
-		clock:  logClock{now: cfg.now},
+		clock:  logClock{now: cfg.Now},
 	}
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.leadership.Store(&Leadership{})
