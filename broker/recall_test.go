@@ -91,9 +91,9 @@ func TestTIMER07RecallIsOff(t *testing.T) {
 // A recall and a delivery at one time: one of them happens.
 func TestTIMER07RecallWhenItIsDue(t *testing.T) {
 	t.Parallel()
-	b := shared(t)
+	b := startCluster(t, 1, nil).leader(t)
 	c := dial(t, b)
-	topic := named(t)
+	const topic = "T"
 	c.topic(topic, 1)
 	var handles []string
 	for i := range 50 {

@@ -325,7 +325,7 @@ func TestTIMER01TransactionIsTimedAfterItsCommit(t *testing.T) {
 	}
 	clock.forward(time.Minute)
 	committed := b.group.LogTime()
-	if err := c.end(half, remoting.TransactionCommit); err != nil {
+	if err := c.end(half, remoting.TransactionCommitted); err != nil {
 		t.Fatal(err)
 	}
 	if got := c.all("T", 0); len(got) != 0 || waitingIn(b) != 1 {
