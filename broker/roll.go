@@ -115,7 +115,7 @@ func (r *retention) roll(ctx context.Context, below int64) (clear bool, err erro
 		}
 		rolled++
 		if w.queue.ID().Topic == remoting.TopicSchedule {
-			return true, b.relay(ctx, w, record)
+			return true, b.moveOn(ctx, w, record)
 		}
 		op := &storeOp{record: record, settles: &fsm.Waiting{Queue: w.queue.ID(), Offset: w.offset}, waited: record.Topic != ""}
 		if err := b.propose(op); err != nil {
@@ -171,8 +171,8 @@ func (b *Broker) landed(ctx context.Context, ops []*storeOp) (err error) {
 	return err
 }
 
-// relay moves the next message of a delay level to the timer topic.
-func (b *Broker) relay(ctx context.Context, w waits, record remoting.Record) error {
+// moveOn moves the next message of a delay level to the timer topic.
+func (b *Broker) moveOn(ctx context.Context, w waits, record remoting.Record) error {
 	d := fsm.NewDeliverCommand(b.addr, w.queue.ID().Queue, w.offset)
 	if record.Topic == "" {
 		d.End(d.Begin(fsm.SendMeta{}), 0)
