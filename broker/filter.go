@@ -93,6 +93,9 @@ func (c *filters) get(kind, expression string) (*filter, error) {
 	default:
 		return nil, fmt.Errorf("expressions are of type %s or %s, not %.32q", remoting.ExpressionTag, remoting.ExpressionSQL92, kind)
 	}
+	if len(expression) > maxExpression { // not looked for, as that reads all of it
+		return parse(expression)
+	}
 	key := filterKey{kind, expression}
 	if f := c.find(key, nil); f != nil {
 		return f, nil

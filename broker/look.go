@@ -173,7 +173,7 @@ func (op *pullOp) pick(q *storage.Queue, p *pulled, limit int, end int64) (next 
 				return next, nil
 			}
 		}
-		if err != nil {
+		if err != nil || len(units) == 0 { // the queue is not what it was
 			return next, err
 		}
 	}

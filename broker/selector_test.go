@@ -115,6 +115,26 @@ func TestFILT06And08OurClientSelectsBySQL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	polling, err := c.NewPullConsumer(client.PullConfig{Group: "polling", From: client.FromFirst})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer polling.Close(ctx)
+	var refusal *client.BrokerError
+	if err := polling.Assign(client.BySQL("price ="), queues...); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := polling.Poll(ctx); !errors.As(err, &refusal) || refusal.Code != remoting.SubscriptionParseFailed {
+			t.Errorf("Poll by bad SQL says %v", err)
+		}
+	}
+	if err := polling.Assign(client.BySQL("price = 19"), queues...); err != nil {
+		t.Fatal(err)
+	}
+	if msgs, err := polling.Poll(ctx); err != nil || string(msgs[0].Body) != "19" && string(msgs[0].Body) != "39" {
+		t.Errorf("Poll by SQL: %v, %v", msgs, err)
+	}
 	n := 0
 	for _, q := range queues {
 		for at := int64(0); ; {

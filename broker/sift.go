@@ -168,7 +168,7 @@ func (h *holds) pour(q *storage.Queue, sieves []sieve, end int64) int64 {
 				return end
 			}
 		}
-		if err != nil {
+		if err != nil || len(units) == 0 {
 			for k := range sieves {
 				if s := &sieves[k]; s.hit < 0 {
 					s.hit = max(at, s.from)

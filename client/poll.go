@@ -17,7 +17,7 @@ type polled struct {
 
 // Subscribe makes Poll return the messages of a topic that are selected, of those queues that the group's
 // Allocator gives to this consumer: the consumers of the group share them. It may be called again, for other topics, and for the same one:
-// then it replaces. SQL that brokers refuse is logged, and nothing comes. It excludes Assign.
+// then it replaces. SQL that brokers refuse is an error of Poll. It excludes Assign.
 func (p *PullConsumer) Subscribe(topic string, selector Selector) error {
 	s, err := parseSubscription(topic, selector)
 	if err != nil {
@@ -84,7 +84,20 @@ func (p *PullConsumer) hold(change func(*PushConsumer) error) error {
 	}
 	p.c.beatNow()
 	push.rebalanceNow()
+	p.unchecked.Store(true)
 	return nil
+}
+
+// checkSelectors has brokers look at what is subscribed to, once.
+func (p *PullConsumer) checkSelectors(ctx context.Context) error {
+	if !p.unchecked.CompareAndSwap(true, false) {
+		return nil
+	}
+	err := p.push.checkSelectors(ctx, p.push.subscriptions())
+	if err != nil {
+		p.unchecked.Store(true)
+	}
+	return err
 }
 
 // Assignment returns the queues that Poll reads at the moment, sorted.
@@ -107,6 +120,9 @@ func (p *PullConsumer) Poll(ctx context.Context) ([]*MessageExt, error) {
 	p.push.mu.Unlock()
 	if idle {
 		return nil, fmt.Errorf("%w: Poll before Assign and Subscribe", ErrConfig)
+	}
+	if err := p.checkSelectors(ctx); err != nil {
+		return nil, err
 	}
 	p.settle()
 	for {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -124,6 +125,7 @@ type PullConsumer struct {
 	push      *PushConsumer // holds the queues that Poll reads; it has no listeners
 	changed   chan struct{} // has one: there may be something to tell the watchers
 	watchLoop sync.WaitGroup
+	unchecked atomic.Bool // something is subscribed to that brokers were not asked about
 
 	mu       sync.Mutex
 	topics   map[string]*subscription // pulled from by Pull
