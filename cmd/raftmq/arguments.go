@@ -117,6 +117,8 @@ func nextStep(err error) string {
 		return "\nIs a node up there? --namesrv or RAFTMQ_NAMESRV says where the name servers are; raftmq dev starts a cluster."
 	case errors.Is(err, raftgroup.ErrForeign):
 		return "\nGive this node a storePathRootDir of its own, or the configuration that the directory was made with."
+	case groupStep(err) != "":
+		return groupStep(err)
 	case errors.Is(err, client.ErrLimbo):
 		return "\nThe message may be stored or not. raftmq raft status shows whether the group has a leader."
 	}

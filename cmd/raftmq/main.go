@@ -48,7 +48,8 @@ func main() {
 func app() *cli.App {
 	commands := []*cli.Command{
 		serverCommand(), namesrvCommand(), devCommand(),
-		produceCommand(), consumeCommand(), topicCommand(), dlqCommand(), raftCommand(), benchCommand(), verifyCommand(),
+		produceCommand(), consumeCommand(), topicCommand(), groupCommand(), messageCommand(), dlqCommand(),
+		raftCommand(), benchCommand(), verifyCommand(),
 	}
 	prepare("raftmq", commands)
 	return &cli.App{

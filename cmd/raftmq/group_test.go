@@ -1,0 +1,88 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestGroupAndMessageCommands(t *testing.T) {
+	env := shared(t)
+	run := func(line string) result {
+		t.Helper()
+		return raftmqIn(t, env, nil, strings.Fields(line)...)
+	}
+	run("topic create --queues 1 Grouped").want(t, 0)
+	raftmqIn(t, env, strings.NewReader(lines(20)), "produce", "--topic", "Grouped", "--key", "k%d", "--tag", "T", "--shard", "x").want(t, 0)
+	run("consume --topic Grouped --group gg --count 20").want(t, 0)
+	run("group list").want(t, 0, "\ngg ")
+	if r := run("group list"); strings.Contains(r.out, "TOOLS_CONSUMER") {
+		t.Errorf("the system's groups are listed: %s", r.out)
+	}
+	offset := func(group string, want float64) {
+		t.Helper()
+		rows := run("group describe --topic Grouped -o json " + group).rows(t)
+		if len(rows) != 1 || rows[0]["offset"] != want || rows[0]["end"] != 20.0 || rows[0]["lag"] != 20-want {
+			t.Errorf("%s is at %v, want %v", group, rows, want)
+		}
+	}
+	offset("gg", 20)
+	run("group describe gg").want(t, 0, "Grouped", "0 consumers")
+
+	// Nobody of the group is there, and it goes on where it was told.
+	if n := run("group reset-offset --topic Grouped --to first -o json gg").field(t, "offset"); n != 0 {
+		t.Errorf("reset to the first: %v", n)
+	}
+	offset("gg", 0)
+	if r := run("consume --topic Grouped --group gg --count 20").want(t, 0); r.out != lines(20) {
+		t.Errorf("again: %.100q", r.out)
+	}
+	offset("gg", 20)
+	run("group reset-offset --topic Grouped --broker broker-a --queue 0 --offset 17 gg").want(t, 0, "17")
+	if r := run("consume --topic Grouped --group gg --count 1").want(t, 0); r.out != "line 17\n" {
+		t.Errorf("from 17: %q", r.out)
+	}
+	run("group reset-offset --topic Grouped --to 2020-01-01T00:00:00Z --only-back gg").want(t, 0, " 0\n")
+	run("group reset-offset --topic Grouped --to last --only-back gg").want(t, 0, " 0\n")
+	if n := run("group skip --topic Grouped -o json gg").field(t, "offset"); n != 20 {
+		t.Errorf("skipped to %v", n)
+	}
+	run("consume --topic Grouped --group gg --idle 300ms").want(t, 0, "consumed 0 messages")
+
+	run("consume --topic Grouped --group cloned --count 1").want(t, 0)
+	run("group clone-offset --from gg --topic Grouped cloned").want(t, 0, "Grouped")
+	offset("cloned", 20)
+	run("group delete -o json cloned").want(t, 0, `"deleted": true`)
+	const list = "raftmq group list"
+	run("group delete cloned").want(t, exitFailed, "cloned", list)
+	run("group describe nobody").want(t, exitFailed, "nobody", list)
+	run("group skip --topic Grouped nobody").want(t, exitFailed, "nobody", list)
+	run("group skip --topic ../../x gg").want(t, exitFailed, "../../x")
+	run("group clone-offset --from nobody gg").want(t, exitFailed, "nobody", list)
+	run("group reset-offset --topic Grouped --broker broker-a --queue 0 --offset 99 gg").want(t, exitFailed, "99", "[0, 20)")
+
+	// Messages: by key, by either id, by time.
+	rows := run("message query --key k7 -o json Grouped").rows(t)
+	if len(rows) != 1 || rows[0]["body"] != "line 7" || rows[0]["tag"] != "T" {
+		t.Fatalf("%v", rows)
+	}
+	run("message query --id "+rows[0]["msgId"].(string)+" Grouped").want(t, 0, `"line 7"`)
+	id := rows[0]["offsetMsgId"].(string)
+	run("message view "+id).want(t, 0, "Grouped", `"line 7"`, "UNIQ_KEY")
+	run("message view -o json "+id).want(t, 0, `"body":"line 7"`)
+	run("message view "+id[:16]+"00000FFFFFFFFFFF").want(t, exitFailed, "message not found", "raftmq message query --id")
+	if rows := run("message query --from 2020-01-01T00:00:00Z --limit 5 -o json Grouped").rows(t); len(rows) != 5 {
+		t.Errorf("%d messages", len(rows))
+	}
+	if rows := run("message query --from 2020-01-01T00:00:00Z --to 2020-01-02T00:00:00Z -o json Grouped").rows(t); len(rows) != 0 {
+		t.Errorf("%d messages of a time when there were none", len(rows))
+	}
+	later := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	if rows := run("message query --from " + later + " -o json Grouped").rows(t); len(rows) != 0 {
+		t.Errorf("%d messages of a time that is to come", len(rows))
+	}
+	if rows := run("message query --key nothing -o json Grouped").rows(t); len(rows) != 0 {
+		t.Errorf("%v", rows)
+	}
+	run("message query --key k NoSuchTopic").want(t, exitFailed, "NoSuchTopic")
+}
