@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -289,4 +291,49 @@ func TestTopicAndConsumeStats(t *testing.T) {
 	if err := groups.DecodeBody(c.must(remoting.QueryTopicConsumeByWho, &remoting.TopicRequest{Topic: topic}).Body); err != nil || !slices.Equal(groups, remoting.GroupList{group}) {
 		t.Errorf("groups of the topic: %v, %v", groups, err)
 	}
+}
+
+func TestINDEX06OverRestartFailoverAndRebuild(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 3, nil)
+	c := dial(t, cl.leader(t))
+	c.topic("T", 2)
+	for i := range 20 {
+		c.mustSend(message("T", int32(i%2), remoting.PropKeys, fmt.Sprintf("all k%d", i)), fmt.Sprint(i))
+	}
+	found := func(what string, b *Broker) {
+		t.Helper()
+		c := dial(t, b)
+		var all, one []remoting.RecordView
+		eventually(t, what, func() bool {
+			all, _ = c.query(remoting.QueryMessageRequest{Topic: "T", Key: "all", MaxNum: 64})
+			one, _ = c.query(remoting.QueryMessageRequest{Topic: "T", Key: "k7", MaxNum: 64})
+			return len(all) == 20 && len(one) == 1
+		})
+		if string(one[0].Body()) != "7" {
+			t.Errorf("%s: k7 is %s", what, one[0].Body())
+		}
+	}
+	cl.caughtUp(t)
+	for id, b := range cl.brokers() {
+		found("the index of "+id, b)
+	}
+	found("the index of the next leader", cl.transfer(t))
+	id := cl.followers(t)[0].cfg.NodeID
+	cl.end(t, id)
+	cl.mustStart(t, id)
+	found("the index after a restart", cl.brokers()[id])
+	if err := cl.brokers()[id].group.Snapshot(); err != nil { // with which it is written
+		t.Fatal(err)
+	}
+	cl.end(t, id)
+	dir := filepath.Join(cl.config(id).StorePathRootDir, "broker-a", "store", "index")
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) == 0 {
+		t.Fatalf("there is no index to be lost: %v, %v", entries, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	cl.mustStart(t, id)
+	found("the index made again", cl.brokers()[id])
 }
