@@ -3,11 +3,12 @@
 // A Client owns the connections, the routes and the heartbeats; producers and consumers are made from it:
 //
 //	Client        New, Close
-//	Producer      Send, SendTo, SendAsync, SendOneway, SendBatch
+//	Producer      Send, SendTo, SendAsync, SendOneway, SendBatch; Request and Reply
 //	PushConsumer  Subscribe, Start: messages are given to listeners, queues are shared by the consumers of a group
 //	PullConsumer  Subscribe or Assign, then Poll: the caller takes messages when it likes, and can Seek and Pause;
 //	              Pull, Commit, View, QueryByKey: the caller chooses queues and offsets
-//	Admin         topics, groups, cluster
+//	Admin         topics, groups and their offsets, what consumers say of themselves, cluster
+//	Tracer        writes message traces
 //
 // Every call takes a context and ends with it. Close waits for what is under way, and no goroutine outlives it.
 //

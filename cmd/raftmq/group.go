@@ -31,7 +31,7 @@ func groupCommand() *cli.Command {
 					"or not; what they hold of before they forget. Stock clients pause for 10 s when they are told.",
 				Flags: []cli.Flag{
 					namesrvFlag, outputFlag, topic,
-					&cli.StringFlag{Name: "to", Usage: "`WHERE`: first, last, or a time like 2026-11-21T15:04:05Z"},
+					&cli.StringFlag{Name: "to", Usage: "`WHERE`: first, last, a time like 2026-11-21T15:04:05Z, or 2h for two hours ago"},
 					&cli.BoolFlag{Name: "only-back", Usage: "skip nothing: leave the queues alone that would go forward"},
 					&cli.StringFlag{Name: "broker", Usage: "broker `GROUP` of the one queue"},
 					&cli.IntFlag{Name: "queue", Value: -1, DefaultText: "all", Usage: "`N` of the one queue"},
@@ -129,12 +129,18 @@ func groupDescribe(c *cli.Context) error {
 	})
 }
 
-// wholeTime reads a flag that holds a time.
-func wholeTime(c *cli.Context, flag string) (t time.Time, err error) {
-	if text := c.String(flag); text != "" {
-		if t, err = time.Parse(time.RFC3339, text); err != nil {
-			return t, usage("--%s %s: want a time like 2026-11-21T15:04:05Z", flag, text)
-		}
+// timeFlag reads a flag that holds a time, or says how long ago it was.
+func timeFlag(c *cli.Context, flag string) (time.Time, error) {
+	text := c.String(flag)
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return time.Now().Add(-ago), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil || t.UnixMilli() < 0 {
+		return t, usage("--%s %s: want a time like 2026-11-21T15:04:05Z, or 2h for two hours ago", flag, text)
 	}
 	return t, nil
 }
@@ -155,8 +161,8 @@ func groupReset(c *cli.Context) error {
 	case "first":
 		at = time.UnixMilli(0)
 	default:
-		if at, err = time.Parse(time.RFC3339, to); err != nil || at.UnixMilli() < 0 {
-			return usage("--to %s: want first, last or a time like 2026-11-21T15:04:05Z", to)
+		if at, err = timeFlag(c, "to"); err != nil {
+			return usage("--to %s: want first, last, a time like 2026-11-21T15:04:05Z, or 2h for two hours ago", to)
 		}
 	}
 	return resetTo(c, name, at, !c.Bool("only-back"))

@@ -31,7 +31,7 @@ func messageCommand() *cli.Command {
 					namesrvFlag, outputFlag,
 					&cli.StringFlag{Name: "key", Usage: "one of the message's `KEY`s"},
 					&cli.StringFlag{Name: "id", Usage: "`ID` that the producer gave the message"},
-					&cli.StringFlag{Name: "from", Usage: "stored at this `TIME` or later, like 2026-11-21T15:04:05Z"},
+					&cli.StringFlag{Name: "from", Usage: "stored at this `TIME` or later: 2026-11-21T15:04:05Z, or 2h for two hours ago"},
 					&cli.StringFlag{Name: "to", Usage: "stored before this `TIME`"},
 					&cli.IntFlag{Name: "limit", Value: 32, Usage: "at most `N` messages"},
 				},
@@ -68,11 +68,11 @@ func messageQuery(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	from, err := wholeTime(c, "from")
+	from, err := timeFlag(c, "from")
 	if err != nil {
 		return err
 	}
-	to, err := wholeTime(c, "to")
+	to, err := timeFlag(c, "to")
 	if err != nil {
 		return err
 	}

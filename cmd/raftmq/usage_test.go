@@ -83,7 +83,7 @@ func TestWrongArguments(t *testing.T) {
 		"group describe":                                {"one GROUP", "see raftmq group describe --help"},
 		"group reset-offset g":                          {"--topic is missing"},
 		"group reset-offset --topic A g":                {"--to is missing", "see raftmq group reset-offset --help"},
-		"group reset-offset --topic A --to soon g":      {"--to soon", "first, last or a time"},
+		"group reset-offset --topic A --to soon g":      {"--to soon", "first, last, a time"},
 		"group reset-offset --topic A --offset 3 g":     {"--broker, --queue and --offset"},
 		"group clone-offset g":                          {"--from is missing"},
 		"group clone-offset --from g g":                 {"--from g is the same group"},
