@@ -354,3 +354,42 @@ func TestSEND14EachCompression(t *testing.T) {
 		}
 	}
 }
+
+// Our client tells its limit, and what it does not set stays the group's: also for a part of a batch.
+func TestRETRY14And07OurClientsLimit(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 1, levels("1s 1s 1s 1s"))
+	c := dial(t, cl.leader(t))
+	c.topic("T", 1)
+	for i := range 4 {
+		c.mustSend(message("T", 0), fmt.Sprint(i))
+	}
+	var got inbox
+	cfg := client.PushConfig{Group: "g", From: client.FromFirst, ConsumeBatch: 4, MaxReconsumeTimes: 1}
+	first := consume(t, cl.ours(t, client.Config{}), "T", cfg, func(ctx context.Context, msgs []*client.MessageExt) error {
+		got.listen(ctx, msgs)
+		return &client.ReconsumeError{Consumed: len(msgs) - 1, Err: errors.New("the last one")}
+	})
+	eventually(t, "a dead letter", func() bool {
+		return c.pull(pullOf(remoting.DLQTopic("g"), 0, 0)).code == remoting.Success
+	})
+	if n := c.groupConfig("g").RetryMaxTimes; n != 1 {
+		t.Errorf("the group's limit is %d", n)
+	}
+	if n := got.bodies(); n["3"] != 2 || n["0"] != 1 || n["1"] != 1 || n["2"] != 1 {
+		t.Errorf("came: %v", n)
+	}
+	if dead := bodiesOf(c.all(remoting.DLQTopic("g"), 0)); !slices.Equal(dead, []string{"3"}) {
+		t.Errorf("dead: %v", dead)
+	}
+	if err := first.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	// One that sets none does not change it.
+	cfg.MaxReconsumeTimes = 0
+	second := consume(t, cl.ours(t, client.Config{}), "T", cfg, got.listen)
+	eventually(t, "the second one has the queue", func() bool { return len(own(second, "T")) == 1 })
+	if n := c.groupConfig("g").RetryMaxTimes; n != 1 {
+		t.Errorf("the limit became %d", n)
+	}
+}
