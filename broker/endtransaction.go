@@ -16,8 +16,8 @@ import (
 //
 // The request has to fit the half message: physical and queue offset, producer
 // group, and transaction id if it has one. Deviations from RocketMQ: a state that is
-// not known is answered, too, with SUCCESS; who does not lead answers
-// SERVICE_NOT_AVAILABLE and says who does; a commit that comes late, after
+// not known is answered, too, with SUCCESS; a replica that does not lead passes the
+// request on; a commit that comes late, after
 // CHECK_IMMUNITY_TIME_IN_SECONDS, is as good as any; offsets stay what they were
 // when the message was sent, however often was asked about it.
 func (b *Broker) endTransaction(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {

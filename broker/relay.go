@@ -54,7 +54,8 @@ var relayed = map[int32]func(b *Broker, req *remoting.Command) bool{
 	remoting.SendMessageV2:    (*Broker).repeatableSend,
 	remoting.SendBatchMessage: (*Broker).repeatableSend,
 
-	remoting.EndTransaction: harmless,
+	remoting.EndTransaction:         harmless,
+	remoting.ResumeCheckHalfMessage: harmless,
 	// Its copy has a key of its own.
 	remoting.ConsumerSendMsgBack: func(b *Broker, _ *remoting.Command) bool { return b.remembers(fsm.Key{1}) },
 

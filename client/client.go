@@ -149,15 +149,15 @@ func (c *Client) removeConsumer(group string) {
 	c.mu.Unlock()
 }
 
-// unregister tells the brokers that a group has left, without waiting for more than ctx and CallTimeout.
-func (c *Client) unregister(ctx context.Context, producerGroup, consumerGroup string) {
+// unregister tells leaders, or all replicas, that a group has left, without waiting for more than ctx and CallTimeout.
+func (c *Client) unregister(ctx context.Context, producerGroup, consumerGroup string, all bool) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.CallTimeout)
 	defer cancel()
 	req := &remoting.Command{Code: remoting.UnregisterClient, Header: &remoting.UnregisterClientRequest{
 		ClientID: c.cfg.ClientID, ProducerGroup: producerGroup, ConsumerGroup: consumerGroup,
 	}}
 	var calls sync.WaitGroup
-	for _, p := range c.brokers(consumerGroup != "") {
+	for _, p := range c.brokers(all) {
 		if conn := p.conn.Load(); conn != nil {
 			calls.Go(func() {
 				// A broker that does not hear of it sees the connection close, or the heartbeats end.
@@ -172,8 +172,12 @@ func (c *Client) unregister(ctx context.Context, producerGroup, consumerGroup st
 
 // serve answers the requests of brokers.
 func (c *Client) serve(conn *remoting.Conn, req *remoting.Command) {
-	if req.Code == remoting.PushReplyMessageToClient {
+	switch req.Code {
+	case remoting.PushReplyMessageToClient:
 		c.serveReply(req)
+		return
+	case remoting.CheckTransactionState:
+		c.serveCheck(conn, req)
 		return
 	}
 	group := req.Ext.Get("consumerGroup")

@@ -3,7 +3,8 @@
 // A Client owns the connections, the routes and the heartbeats; producers and consumers are made from it:
 //
 //	Client        New, Close
-//	Producer      Send, SendTo, SendAsync, SendOneway, SendBatch; Request and Reply
+//	Producer      Send, SendTo, SendAsync, SendOneway, SendBatch; Request and Reply; a TransactionProducer also SendInTransaction:
+//	              such a message is visible when a transaction of the caller's own has committed
 //	PushConsumer  Subscribe, Start: messages are given to listeners, queues are shared by the consumers of a group
 //	PullConsumer  Subscribe or Assign, then Poll: the caller takes messages when it likes, and can Seek and Pause;
 //	              Pull, Commit, View, QueryByKey: the caller chooses queues and offsets

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"sync"
 	"time"
 
 	"github.com/raftmq/raftmq/client"
@@ -320,4 +321,40 @@ func ExampleAdmin() {
 		fmt.Println(name, "has", len(b.Addrs), "replicas")
 	}
 	// Output: broker-a has 3 replicas
+}
+
+// An order is stored and announced, or neither: the message becomes visible only if the transaction commits. If this process ends in between,
+// the broker asks any producer of the group.
+func ExampleTransactionProducer_SendInTransaction() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+
+	var stored sync.Map // stands for a database
+	producer, err := c.NewTransactionProducer(client.TransactionConfig{
+		ProducerConfig: client.ProducerConfig{Group: "shop"},
+		Check: func(ctx context.Context, m *client.MessageExt) client.TransactionState {
+			if _, ok := stored.Load(m.Keys[0]); ok {
+				return client.TransactionCommitted
+			}
+			return client.TransactionRolledBack
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	m := &client.Message{Topic: "sold", Body: []byte("2 bicycles"), Keys: []string{"order-18"}}
+	res, err := producer.SendInTransaction(ctx, m, func(ctx context.Context, half *client.SendResult) client.TransactionState {
+		stored.Store("order-18", half.MsgID) // on an error: TransactionRolledBack, or TransactionUnknown if nobody knows
+		return client.TransactionCommitted
+	})
+	if err != nil {
+		log.Fatal(err) // the transaction was not run
+	}
+	fmt.Println(res.Status, res.State)
+	// Output:
+	// SEND_OK committed
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"github.com/raftmq/raftmq/remoting"
 )
 
 // exampleTB is the testing.TB of a cluster that belongs to no test but to all examples.
@@ -32,7 +34,8 @@ var examples exampleTB
 // ExampleServers starts a cluster on real sockets for the examples and returns its name server's address.
 var ExampleServers = sync.OnceValue(func() string {
 	c := newCluster(&examples, sockets{}, 1, 3)
-	for _, topic := range []string{"orders", "payments", "invoices", "accounts", "news", "readings", "prices", "letters", "archive", "traced"} {
+	c.topic(remoting.TopicHalf, 1)
+	for _, topic := range []string{"orders", "payments", "invoices", "accounts", "news", "readings", "prices", "letters", "archive", "traced", "sold"} {
 		c.topic(topic, 1)
 	}
 	return c.ns.addr

@@ -229,6 +229,7 @@ type fakeGroup struct {
 	offsets map[string]int64 // group/topic/queue
 	locks   map[string]fakeLock
 	commits []commit
+	ended   []remoting.EndTransactionRequest
 	held    []*heldPull
 	stored  int // messages, repeats not counted
 	repeats int

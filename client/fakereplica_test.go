@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,15 +31,16 @@ type fakeReplica struct {
 	id int64
 
 	// Under the group's lock.
-	scripts map[int32][]script // by request code, used up one after the other
-	always  func(req *remoting.Command) *script
-	clients map[string]map[string]*remoting.Conn // by group and client id
-	asking  map[string]*remoting.Conn            // producers, by client id
-	seen    []int32                              // codes of requests
-	beats   []remoting.Heartbeat
-	backs   []remoting.SendBackRequest // carried out
-	forward bool                       // a follower passes writes on to the leader
-	hint    bool                       // a follower names the leader
+	scripts   map[int32][]script // by request code, used up one after the other
+	always    func(req *remoting.Command) *script
+	clients   map[string]map[string]*remoting.Conn // by group and client id
+	asking    map[string]*remoting.Conn            // producers, by client id
+	producers map[string]*remoting.Conn            // by group
+	seen      []int32                              // codes of requests
+	beats     []remoting.Heartbeat
+	backs     []remoting.SendBackRequest // carried out
+	forward   bool                       // a follower passes writes on to the leader
+	hint      bool                       // a follower names the leader
 }
 
 // next scripts what happens to the next requests of a code.
@@ -234,6 +236,8 @@ func (r *fakeReplica) execute(conn *remoting.Conn, req *remoting.Command) *remot
 		return r.executeSendBack(req)
 	case remoting.LockBatchMQ, remoting.UnlockBatchMQ:
 		return r.executeLock(req)
+	case remoting.EndTransaction:
+		return r.executeEndTransaction(req)
 	case remoting.UpdateAndCreateTopic:
 		var t remoting.TopicConfig
 		if err := t.Decode(req); err != nil {
@@ -287,6 +291,10 @@ func (r *fakeReplica) executeSend(conn *remoting.Conn, req *remoting.Command) *r
 			if level := props.Get(remoting.PropDelay); level != "" && strings.HasPrefix(h.Topic, remoting.RetryPrefix) {
 				props = props.AppendExcept(nil, remoting.PropDelay) // nobody waits in tests
 			}
+			if props.Get(remoting.PropTransaction) == "true" {
+				props = remoting.AppendProperty(slices.Clone(props), remoting.PropRealTopic, h.Topic)
+				h.Topic, h.QueueID = remoting.TopicHalf, 0
+			}
 			a := g.put(&h, slices.Clone(m.Body), slices.Clone(props), m.Flag)
 			if i == 0 {
 				at = a
@@ -296,7 +304,11 @@ func (r *fakeReplica) executeSend(conn *remoting.Conn, req *remoting.Command) *r
 		g.sent[key] = at
 		g.wake()
 	}
-	return &remoting.Command{Header: &remoting.SendResponse{MsgID: "7F00000100002A9F0000000000000400", QueueID: at.queue, QueueOffset: at.offset}}
+	id := "7F00000100002A9F0000000000000400"
+	if h.Topic == remoting.TopicHalf {
+		id = remoting.OffsetMsgID(netip.MustParseAddrPort("127.0.0.1:10911"), at.phys)
+	}
+	return &remoting.Command{Header: &remoting.SendResponse{MsgID: id, QueueID: at.queue, QueueOffset: at.offset}}
 }
 
 // executeReply passes a reply on to who has asked. The group's lock is held.
@@ -352,9 +364,12 @@ func (r *fakeReplica) executeHeartbeat(conn *remoting.Conn, req *remoting.Comman
 	r.beats = append(r.beats, h)
 	if len(h.Producers) > 0 {
 		if r.asking == nil {
-			r.asking = map[string]*remoting.Conn{}
+			r.asking, r.producers = map[string]*remoting.Conn{}, map[string]*remoting.Conn{}
 		}
 		r.asking[h.ClientID] = conn
+	}
+	for _, group := range h.Producers {
+		r.producers[group] = conn
 	}
 	for _, d := range h.Consumers {
 		retry := remoting.RetryTopic(d.Group)

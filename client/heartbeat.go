@@ -15,7 +15,19 @@ func (c *Client) beatNow() {
 	}
 }
 
-// sendHeartbeats tells the brokers of this client: leaders if it only produces, all replicas if it consumes.
+// told says whether brokers are to know this client, and whether not only the leaders but all replicas: if it consumes, or has transactions.
+// A replica that leads next must know the whole consumer group, and whom to ask about half messages.
+func (c *Client) told() (some, all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all = len(c.consumers) > 0
+	for p := range c.producers {
+		all = all || p.checks != nil
+	}
+	return all || len(c.producers) > 0, all
+}
+
+// sendHeartbeats tells the brokers of this client.
 func (c *Client) sendHeartbeats() {
 	ticker := time.NewTicker(c.cfg.HeartbeatInterval)
 	defer ticker.Stop()
@@ -26,13 +38,11 @@ func (c *Client) sendHeartbeats() {
 		case <-ticker.C:
 		case <-c.beat:
 		}
-		c.mu.Lock()
-		produces, consumes := len(c.producers) > 0, len(c.consumers) > 0
-		c.mu.Unlock()
-		if !produces && !consumes {
+		some, all := c.told()
+		if !some {
 			continue
 		}
-		for _, p := range c.brokers(consumes) {
+		for _, p := range c.brokers(all) {
 			if conn := p.conn.Load(); conn != nil {
 				c.heartbeatTo(p, conn, nil)
 			} else {
@@ -45,13 +55,10 @@ func (c *Client) sendHeartbeats() {
 // connect makes a connection, which is greeted with a heartbeat. If none can be made there is nobody to tell.
 func (c *Client) connect(p *peer) { c.spawn(func() { p.get(c.ctx, 0) }) }
 
-// reconnect connects a consuming client to the replicas that it has lost: one that leads next must know the whole group, or queues are
-// shared wrongly. Those that stay away are left to the heartbeats.
+// reconnect connects a client that all replicas are to know to those that it has lost: one that leads next must know the whole group, or
+// queues are shared wrongly. Those that stay away are left to the heartbeats.
 func (c *Client) reconnect() {
-	c.mu.Lock()
-	consumes := len(c.consumers) > 0
-	c.mu.Unlock()
-	if !consumes {
+	if _, all := c.told(); !all {
 		return
 	}
 	for _, p := range c.brokers(true) {
@@ -84,13 +91,11 @@ func (c *Client) brokers(all bool) []*peer {
 
 // greet sends a heartbeat over a new connection, if its other end is a broker that should have one.
 func (c *Client) greet(p *peer, conn *remoting.Conn) {
-	c.mu.Lock()
-	produces, consumes := len(c.producers) > 0, len(c.consumers) > 0
-	c.mu.Unlock()
-	if !produces && !consumes {
+	some, all := c.told()
+	if !some {
 		return
 	}
-	for _, b := range c.brokers(consumes) {
+	for _, b := range c.brokers(all) {
 		if b == p {
 			c.heartbeatTo(p, conn, nil)
 			return

@@ -94,11 +94,14 @@ type Producer struct {
 	knownMu sync.Mutex
 	known   map[*peer]introduction // of Request
 
-	async completions
+	async  completions
+	checks *checks // of a TransactionProducer, else nil
 }
 
 // NewProducer returns a producer that uses c's connections.
-func (c *Client) NewProducer(cfg ProducerConfig) (*Producer, error) {
+func (c *Client) NewProducer(cfg ProducerConfig) (*Producer, error) { return c.newProducer(cfg, nil) }
+
+func (c *Client) newProducer(cfg ProducerConfig, checks *checks) (*Producer, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -108,7 +111,7 @@ func (c *Client) NewProducer(cfg ProducerConfig) (*Producer, error) {
 	}
 	p := &Producer{
 		c: c, cfg: cfg, bodies: bodies, policy: retryPolicy{retries: cfg.Retries, leave: !cfg.StayInGroup, afterLimbo: cfg.LeaveInLimbo},
-		gate: newGate(), dying: make(chan struct{}), turns: map[MessageQueue]chan struct{}{},
+		gate: newGate(), dying: make(chan struct{}), turns: map[MessageQueue]chan struct{}{}, checks: checks,
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -137,6 +140,9 @@ func (p *Producer) Close(ctx context.Context) error {
 	}
 	p.async.stop()
 	c := p.c
+	if p.checks != nil {
+		p.checks.close()
+	}
 	c.mu.Lock()
 	delete(c.producers, p)
 	last := true
@@ -145,7 +151,7 @@ func (p *Producer) Close(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if last {
-		c.unregister(ctx, p.cfg.Group, "")
+		c.unregister(ctx, p.cfg.Group, "", p.checks != nil)
 	}
 	return err
 }
@@ -174,8 +180,14 @@ func (p *Producer) send(ctx context.Context, m *Message, queue *MessageQueue) (*
 		return nil, notSent(ErrClosed)
 	}
 	defer p.gate.leave()
+	return p.sendOne(ctx, m, queue, false)
+}
+
+// sendOne sends a message, or half of one. The gate is entered.
+func (p *Producer) sendOne(ctx context.Context, m *Message, queue *MessageQueue, half bool) (*SendResult, error) {
 	s := newSend(p)
 	defer s.free()
+	s.half = half
 	ctx, in := p.intercept(ctx, m)
 	err := s.single(m)
 	in.restore()

@@ -172,7 +172,7 @@ func (p *PullConsumer) Close(ctx context.Context) error {
 		return err
 	}
 	p.c.removeConsumer(p.cfg.Group)
-	p.c.unregister(ctx, "", p.cfg.Group)
+	p.c.unregister(ctx, "", p.cfg.Group, true)
 	return nil
 }
 

@@ -398,7 +398,7 @@ func (p *PushConsumer) end(ctx context.Context) (err error) {
 		q.drop()
 	}
 	p.c.removeConsumer(p.cfg.Group)
-	p.c.unregister(last, "", p.cfg.Group)
+	p.c.unregister(last, "", p.cfg.Group, true)
 	return err
 }
 

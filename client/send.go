@@ -23,6 +23,7 @@ type send struct {
 	header   remoting.SendHeader
 	topic    *topic
 	queue    writeQueue
+	half     bool          // of a transaction
 	fixed    bool          // queue was the caller's choice
 	turn     chan struct{} // of InOrder, held
 	begun    time.Time     // see left
@@ -68,12 +69,20 @@ func (s *send) single(m *Message) error {
 	if err != nil {
 		return notSent(err)
 	}
+	if s.half {
+		p := remoting.AppendProperty(remoting.Properties(properties), remoting.PropTransaction, "true")
+		properties = string(remoting.AppendProperty(p, remoting.PropProducerGroup, cfg.Group))
+	}
 	s.fill(remoting.SendMessageV2, m, properties)
-	s.req.Body = m.Body
+	if s.req.Body = m.Body; s.half {
+		s.header.SysFlag = remoting.SysFlagPrepared
+	}
 	if cfg.CompressOver >= 0 && len(m.Body) >= cfg.CompressOver {
-		if s.req.Body, s.header.SysFlag, err = s.p.bodies.compress(m.Body); err != nil {
+		var compressed int32
+		if s.req.Body, compressed, err = s.p.bodies.compress(m.Body); err != nil {
 			return notSent(fmt.Errorf("%w: %w", ErrMessage, err))
 		}
+		s.header.SysFlag |= compressed
 	}
 	return nil
 }
