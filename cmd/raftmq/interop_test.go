@@ -92,7 +92,7 @@ func nodeProgram(t *testing.T, source, dir string) (command []string, faults str
 // killed meanwhile if asked to.
 func interop(t *testing.T, command []string, faults string, kill bool) {
 	c := newCluster(t, t.TempDir(), 3, 3)
-	c.set = []string{}
+	c.set = []string{"enablePropertyFilter=true", "transactionTimeOut=3s", "transactionCheckInterval=1s"}
 	t.Cleanup(func() {
 		c.killAll()
 		c.checkLogs()
