@@ -33,6 +33,7 @@ type Broker struct {
 	slaveID   int64          // its broker id while it does not lead
 	storeHost string         // addr as the state machine has it
 	replicas  int            // of the group
+	others    []string       // their addresses for clients, without this one's
 	logger    hclog.Logger
 	started   time.Time
 
@@ -85,6 +86,11 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.storeHost = string(host)
+	for _, node := range nodes {
+		if node != cfg.NodeID {
+			b.others = append(b.others, g.Replicas[node])
+		}
+	}
 	b.relaying = newWorkers(cfg.MaxBlockingRequests, requestTimeout)
 	b.links.maxFrame = int(cfg.FrameMaxLength)
 	b.ctx, b.cancel = context.WithCancel(context.Background())

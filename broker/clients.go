@@ -66,11 +66,12 @@ type registry struct {
 	b         *Broker
 	mu        sync.Mutex
 	consumers map[string]*consumerGroup
+	borrowed  map[string]*borrowedGroup
 	producers map[string]map[string]*member
 }
 
 func newRegistry(b *Broker) *registry {
-	return &registry{b: b, consumers: map[string]*consumerGroup{}, producers: map[string]map[string]*member{}}
+	return &registry{b: b, consumers: map[string]*consumerGroup{}, borrowed: map[string]*borrowedGroup{}, producers: map[string]map[string]*member{}}
 }
 
 // beat registers what a heartbeat says, or nothing if it says too much.
@@ -131,6 +132,7 @@ func (r *registry) consumer(m *member, d *remoting.ConsumerData) {
 	if g == nil {
 		g = &consumerGroup{members: map[string]*member{}, subscriptions: map[string]*interest{}}
 		r.consumers[d.Group] = g
+		r.giveBack(d.Group)
 	}
 	old := g.members[m.id]
 	changed := old == nil || old.s != m.s
@@ -256,6 +258,11 @@ func (r *registry) expire(now time.Time) {
 	for i, k := range gone {
 		r.remove(of[i], k)
 	}
+	for name, b := range r.borrowed {
+		if now.After(b.until) {
+			r.giveBack(name)
+		}
+	}
 }
 
 // run expires clients, until the broker is closed.
@@ -278,6 +285,11 @@ func (r *registry) subscription(group, topic string) (sub *interest, data remoti
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g := r.consumers[group]
+	if g == nil {
+		if b := r.borrowed[group]; b != nil {
+			g = &b.consumerGroup
+		}
+	}
 	if g == nil {
 		return nil, data, ""
 	}

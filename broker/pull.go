@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -54,6 +55,8 @@ func (b *Broker) pull(s *session, req *remoting.Command) {
 	switch {
 	case errors.Is(err, errGroupMissing):
 		b.run(b.workers, 0, op.refuse, op.createGroup)
+	case errors.Is(err, errSubscriptionMissing) && len(b.others) > 0:
+		b.run(b.relaying, 0, op.refuse, op.borrowSubscription)
 	case err != nil:
 		op.refuse(err)
 	default:
@@ -118,7 +121,7 @@ func (op *pullOp) subscription(group remoting.GroupConfig) error {
 		case model == remoting.Broadcasting && !group.ConsumeBroadcastEnable:
 			return remoting.Errorf(remoting.NoPermission, "the consumer group %s may not broadcast (consumeBroadcastEnable)", h.ConsumerGroup)
 		case sub == nil:
-			return remoting.Errorf(remoting.SubscriptionNotExist, "the consumer group %s has not subscribed to %s at this broker yet", h.ConsumerGroup, h.Topic)
+			return fmt.Errorf("%w%w", errSubscriptionMissing, remoting.Errorf(remoting.SubscriptionNotExist, "the consumer group %s has not subscribed to %s at this broker yet", h.ConsumerGroup, h.Topic))
 		case data.Version < h.SubVersion:
 			return remoting.Errorf(remoting.SubscriptionNotLatest, "the subscription of %s to %s that this broker has is older than the request's", h.ConsumerGroup, h.Topic)
 		}

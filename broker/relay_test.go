@@ -202,3 +202,33 @@ func TestHA11NoLeader(t *testing.T) {
 		t.Errorf("%d messages", len(got))
 	}
 }
+
+// A replica that has come back knows no consumers. Stock ones go on to pull from
+// it, and beat no earlier than they would have: it asks the others what they
+// want.
+func TestPULL09AndHA11ReplicaThatHasForgottenTheGroup(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 3, nil)
+	leader := cl.leader(t)
+	followers := cl.followers(t)
+	c := dial(t, leader)
+	c.topic("T", 1)
+	for _, tag := range []string{"A", "B"} {
+		c.mustSend(message("T", 0, remoting.PropTags, tag), tag)
+	}
+	cl.caughtUp(t)
+	c.beat("one", consumer("g", "T", "B"))
+	cl.caughtUp(t) // the group
+	f := dial(t, followers[0])
+	wanted := pullOf("T", 0, 0, registered("g", 0))
+	if p := f.pull(wanted); p.err != nil || !slices.Equal(p.bodies(), []string{"B"}) {
+		t.Errorf("%q, %v", p.bodies(), p.err)
+	}
+	// Its own heartbeat is what counts as soon as there is one.
+	f.beat("one", consumer("g", "T", "A"))
+	if p := f.pull(wanted); p.err != nil || !slices.Equal(p.bodies(), []string{"A"}) {
+		t.Errorf("after a heartbeat: %q, %v", p.bodies(), p.err)
+	}
+	// What nobody knows is not there.
+	wantCode(t, f.pull(pullOf("T", 0, 0, registered("CID_ONSAPI_PULL", 0))).err, remoting.SubscriptionNotExist)
+}
