@@ -48,6 +48,14 @@ var (
 	errNoListener   = errors.New("no listener for the topic")
 )
 
+// Refusals by brokers that programs tell apart: errors.Is goes by their codes.
+var (
+	// ErrNoGroup: the consumer group does not exist.
+	ErrNoGroup error = &BrokerError{Code: remoting.SubscriptionGroupNotExist, Remark: "no such consumer group"}
+	// ErrNotOnline: the consumer group has no client now.
+	ErrNotOnline error = &BrokerError{Code: remoting.ConsumerNotOnline, Remark: "the consumer group has no client"}
+)
+
 // BrokerError is a refusal by a broker or name server: its response code and remark. See remoting for the codes.
 type BrokerError = remoting.Error
 

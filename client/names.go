@@ -45,5 +45,11 @@ func NewTopicConfig(name string) TopicConfig { return remoting.NewTopicConfig(na
 // NewGroupConfig returns the configuration of a consumer group about which nothing is said.
 func NewGroupConfig(name string) GroupConfig { return remoting.NewGroupConfig(name) }
 
+// IsSystemGroup says whether a consumer group is one of RocketMQ's own.
+func IsSystemGroup(name string) bool { return remoting.IsSystemGroup(name) }
+
+// GroupTools is the consumer group of tools, which commit no offsets.
+const GroupTools = remoting.GroupTools
+
 // IsSystemTopic says whether a topic is one of RocketMQ's own.
 func IsSystemTopic(name string) bool { return remoting.IsSystemTopic(name) }

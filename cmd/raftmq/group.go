@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/raftmq/raftmq/client"
-	"github.com/raftmq/raftmq/remoting"
 )
 
 func groupCommand() *cli.Command {
@@ -64,15 +63,13 @@ func groupList(c *cli.Context) error {
 		}
 		t := newTable("group", "consume", "broadcast", "max retries")
 		for _, g := range groups {
-			if c.Bool("all") || !remoting.IsSystemGroup(g.Name) {
+			if c.Bool("all") || !client.IsSystemGroup(g.Name) {
 				t.add(g.Name, g.ConsumeEnable, g.ConsumeBroadcastEnable, g.RetryMaxTimes)
 			}
 		}
 		return t.print(c)
 	})
 }
-
-var errNoGroup = errors.New("no such consumer group")
 
 // knownGroup says whether there is a group.
 func knownGroup(ctx context.Context, a *client.Admin, name string) error {
@@ -85,7 +82,7 @@ func knownGroup(ctx context.Context, a *client.Admin, name string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: %s", errNoGroup, name)
+	return fmt.Errorf("%w: %s", client.ErrNoGroup, name)
 }
 
 func groupDescribe(c *cli.Context) error {
@@ -102,7 +99,7 @@ func groupDescribe(c *cli.Context) error {
 			return err
 		}
 		online, err := a.Consumers(ctx, name)
-		if errors.Is(err, &client.BrokerError{Code: remoting.ConsumerNotOnline}) {
+		if errors.Is(err, client.ErrNotOnline) {
 			online, err = &client.ConsumerConnections{}, nil
 		}
 		if err != nil {
@@ -251,11 +248,10 @@ func groupDelete(c *cli.Context) error {
 
 // groupStep says what to do about an error of a consumer group.
 func groupStep(err error) string {
-	var refusal *client.BrokerError
 	switch {
-	case errors.Is(err, errNoGroup), errors.As(err, &refusal) && refusal.Code == remoting.SubscriptionGroupNotExist:
+	case errors.Is(err, client.ErrNoGroup):
 		return "\nraftmq group list shows the groups there are; one is made when its first consumer comes."
-	case errors.As(err, &refusal) && refusal.Code == remoting.ConsumerNotOnline:
+	case errors.Is(err, client.ErrNotOnline):
 		return "\nThe group has no consumer now: start one, or switch useServerSideResetOffset on, which needs none."
 	case errors.Is(err, client.ErrNotFound) && !strings.Contains(err.Error(), "raftmq "):
 		return "\nAn id that a producer gave is found by raftmq message query --id; messages are kept for fileReservedTime."

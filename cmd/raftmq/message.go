@@ -13,7 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/raftmq/raftmq/client"
-	"github.com/raftmq/raftmq/remoting"
 )
 
 // maxFound bounds what message query prints.
@@ -141,11 +140,11 @@ func messageView(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := remoting.ParseOffsetMsgID(id); err != nil {
-		return usage("%s is no offset message id; the id that a producer gave is found by raftmq message query --id", id)
-	}
 	return withPuller(c, func(ctx context.Context, p *client.PullConsumer) error {
 		m, err := p.View(ctx, id)
+		if errors.Is(err, client.ErrConfig) {
+			return usage("%s is no offset message id; the id that a producer gave is found by raftmq message query --id", id)
+		}
 		if err != nil {
 			return err
 		}
@@ -175,7 +174,7 @@ func withPuller(c *cli.Context, f func(ctx context.Context, p *client.PullConsum
 	return withClient(c, func(ctx context.Context, cl *client.Client) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 		defer cancel()
-		p, err := cl.NewPullConsumer(client.PullConfig{Group: remoting.GroupTools})
+		p, err := cl.NewPullConsumer(client.PullConfig{Group: client.GroupTools})
 		if err != nil {
 			return err
 		}
