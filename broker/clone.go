@@ -13,7 +13,8 @@ import (
 // another one, in a topic or in all where that has committed any. A topic that
 // the other group's clients do not subscribe to now is left out unless offline is
 // set. Deviations: both groups have to exist; if the group that gets them has
-// clients, they are told as of a reset, as else their next commits would undo it.
+// clients, they are told as of a reset, as else their next commits would undo it;
+// so are those of a group with a reset that they do not know of yet.
 func (b *Broker) cloneOffset(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {
 	var h remoting.CloneOffsetRequest
 	if err := h.Decode(req); err != nil {
@@ -54,7 +55,10 @@ func (b *Broker) cloneOffset(ctx context.Context, _ *session, req *remoting.Comm
 		})
 	}
 	command := fsm.CommitOffsets
-	if len(b.clients.consumerIDs(h.DestGroup)) > 0 {
+	if len(b.clients.consumerIDs(h.DestGroup)) > 0 || slices.ContainsFunc(offsets, func(o fsm.Offset) bool {
+		_, pending := state.PendingReset(o.Group, o.Topic, o.Queue)
+		return pending
+	}) {
 		command = fsm.ResetOffsets
 	}
 	return answer{}, b.proposeOffsets(ctx, offsets, command)

@@ -81,13 +81,11 @@ func (b *Broker) forward(ctx context.Context, group, id string, cmd *remoting.Co
 // consumerStatus answers INVOKE_BROKER_TO_GET_CONSUMER_STATUS (223): how far the
 // clients of a group are with a topic, all or one. Those that do not answer in
 // time are left out; if none does, that is an error.
-func (b *Broker) consumerStatus(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {
+func (b *Broker) consumerStatus(_ context.Context, _ *session, req *remoting.Command) (answer, error) {
 	var h remoting.ConsumerStatusRequest
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
 	members := b.clients.membersOf(h.Group)
 	if h.ClientID != "" {
 		members = nil

@@ -334,6 +334,11 @@ func TestADM06CloneOffsets(t *testing.T) {
 	if p := c.pull(pullOf(topic, 0, 3, pullFor(to))); p.code != remoting.Success {
 		t.Errorf("a group that was not there begins there: code %d", p.code)
 	}
+	c.toOffset(to, topic, 0, 5) // which nobody has heard of
+	if err := clone(remoting.CloneOffsetRequest{SrcGroup: from, DestGroup: to, Topic: topic}); err != nil {
+		t.Fatal(err)
+	}
+	c.wantOffset(to, topic, 0, 3)
 
 	// While the source's clients subscribe to one topic only that is cloned, unless
 	// it is said otherwise; the other group's clients are told.
