@@ -539,6 +539,30 @@ func TestTX10DelayedAfterCommit(t *testing.T) {
 	}
 }
 
+// TX-10: a time instead of a level, counted from the commit.
+func TestTX10TimedAfterCommit(t *testing.T) {
+	t.Parallel()
+	b := startCluster(t, 1, checking(never, never, 1)).leader(t)
+	c := dial(t, b)
+	c.topic("T", 1)
+	_, err := c.send(halfOf("T", 0, remoting.PropTimerDelaySec, "soon"), "x")
+	wantCode(t, err, remoting.MessageIllegal)
+	half := c.mustSend(halfOf("T", 0, remoting.PropTimerDelaySec, "1"), "later")
+	if n := waitingIn(b); n != 0 || half.QueueOffset != 0 {
+		t.Errorf("%d wait for their time before they are committed; answer %+v", n, half)
+	}
+	committed := b.group.LogTime()
+	for range 2 {
+		if err := c.end(half, remoting.TransactionCommitted); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := c.arrived("T", 0, 1)
+	if d := got[0].StoreTimestamp() - committed; d < 1000 || string(got[0].Body()) != "later" || waitingIn(b) != 0 {
+		t.Errorf("%q after %d ms, %d wait", got[0].Body(), d, waitingIn(b))
+	}
+}
+
 // TX-11: the leader is killed between the half message and its commit.
 func TestTX11LeaderKilledBetweenHalfAndCommit(t *testing.T) {
 	t.Parallel()
