@@ -62,10 +62,11 @@ func (c *checkback) run() {
 		case <-c.b.ctx.Done():
 			return
 		}
-		if c.b.writable() != nil {
+		if !c.b.leads() {
 			c.next = 0
 			continue
 		}
+		// On a full disk, too: what is ended or given up lets the CommitLog be trimmed.
 		if err := c.pass(c.b.ctx); err != nil && c.b.ctx.Err() == nil && !errors.Is(err, raftgroup.ErrNotLeader) {
 			c.b.logger.Warn("not all producers can be asked about their half messages now", "error", err)
 		}

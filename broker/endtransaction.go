@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 
+	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 )
@@ -25,8 +26,8 @@ func (b *Broker) endTransaction(ctx context.Context, _ *session, req *remoting.C
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
-	if err := b.writable(); err != nil {
-		return answer{}, err
+	if !b.leads() {
+		return answer{}, raftgroup.ErrNotLeader
 	}
 	v, half, err := b.halfMessage(&h)
 	if err != nil {
@@ -39,6 +40,9 @@ func (b *Broker) endTransaction(ctx context.Context, _ *session, req *remoting.C
 	case remoting.TransactionRolledBack:
 		op = &storeOp{settles: &half}
 	case remoting.TransactionCommitted:
+		if err = b.writable(); err != nil {
+			return answer{}, err
+		}
 		if op, err = b.commitOp(v, half); err != nil {
 			return answer{}, err
 		}

@@ -679,3 +679,21 @@ func TestRetentionSparesHalfMessages(t *testing.T) {
 		t.Error("what was rolled back keeps the log")
 	}
 }
+
+// On a full disk nothing is committed, but half messages come to an end.
+func TestHalfMessagesOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	b := startCluster(t, 1, checking(200*time.Millisecond, 20*time.Millisecond, 2)).leader(t)
+	c := dial(t, b)
+	c.topic("T", 1)
+	c.produce("c", "p")
+	committed, back := c.mustSend(halfOf("T", 0), "committed"), c.mustSend(halfOf("T", 0), "rolled back")
+	b.leading.retain.full.Store(true)
+	wantCode(t, c.end(committed, remoting.TransactionCommitted), remoting.ServiceNotAvailable)
+	if err := c.end(back, remoting.TransactionRolledBack); err != nil {
+		t.Error(err)
+	}
+	if got := bodiesOf(c.givenUp(b)); !slices.Equal(got, []string{"committed"}) || pending(t, b) != 0 {
+		t.Errorf("given up: %q, %d pending", got, pending(t, b))
+	}
+}
