@@ -76,9 +76,9 @@ func (b *Broker) furnish(ctx context.Context) error {
 	}
 	for _, t := range b.systemTopicConfigs() {
 		have, err := b.createTopic(ctx, t)
-		if err == nil && remoting.IsWaitingTopic(t.Name) && have.WriteQueueNums < t.WriteQueueNums {
-			// There are more delay levels now, or buckets of minutes. That there are
-			// fewer changes nothing: what waits in the others is delivered.
+		if err == nil && t.Name == remoting.TopicSchedule && have.WriteQueueNums < t.WriteQueueNums {
+			// There are more delay levels now. That there are fewer changes nothing:
+			// what waits in the others is delivered.
 			_, err = b.group.Propose(ctx, fsm.PutTopic(t, false))
 		}
 		if err != nil {
@@ -122,7 +122,7 @@ func (b *Broker) systemTopicConfigs() []remoting.TopicConfig {
 		with(remoting.TopicOffsetMoved, 1, rw),
 		with(remoting.TopicSchedule, int32(len(b.node.delays)), rw),
 		with(remoting.ReplyTopic(b.cfg.BrokerClusterName), 1, rw),
-		with(remoting.TopicTimer, bucketsFor(b.cfg.TimerMaxDelaySec), rw),
+		with(remoting.TopicTimer, timerBuckets, rw),
 		with(remoting.TopicHalf, 1, rw),
 		with(remoting.TopicHalfOp, 1, rw),
 	}

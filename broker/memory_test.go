@@ -19,7 +19,7 @@ import (
 // told by childEnv what to do.
 const childEnv = "RAFTMQ_TEST_CHILD"
 
-var children = map[string]func() error{"memory": memoryChild}
+var children = map[string]func() error{"memory": memoryChild, "timers": timersChild}
 
 const (
 	idleHeap    = 100 << 20 // an idle node's

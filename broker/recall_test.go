@@ -1,11 +1,13 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/raftmq/raftmq/client"
 	"github.com/raftmq/raftmq/remoting"
 )
 
@@ -115,5 +117,48 @@ func TestTIMER07RecallWhenItIsDue(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("came: %q, were not recalled: %q", got, want)
+	}
+}
+
+// Our own client: by a span and by a time, and taken back.
+func TestTIMER07OurClient(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 3, nil)
+	c := dial(t, cl.leader(t))
+	c.topic("T", 1)
+	ours := cl.ours(t, client.Config{})
+	p, err := ours.NewProducer(client.ProducerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a route", func() bool { q, err := p.Queues(t.Context(), "T"); return err == nil && len(q) > 0 })
+	send := func(m *client.Message) string {
+		t.Helper()
+		m.Topic = "T"
+		res, err := p.Send(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.RecallHandle
+	}
+	at := time.Now().Add(2 * time.Second)
+	handle := send(&client.Message{Body: []byte("recalled"), DeliverAfter: time.Second})
+	send(&client.Message{Body: []byte("at"), DeliverAt: at})
+	if h := send(&client.Message{Body: []byte("now")}); h != "" {
+		t.Errorf("a message that is not timed has the handle %q", h)
+	}
+	if err := p.Recall(t.Context(), "T", handle); err != nil {
+		t.Fatal(err)
+	}
+	var refusal *client.BrokerError
+	if err := p.Recall(t.Context(), "T", handle); !errors.As(err, &refusal) || refusal.Code != remoting.IllegalOperation {
+		t.Errorf("again: %v", err)
+	}
+	if err := p.Recall(t.Context(), "T", "no handle"); !errors.Is(err, client.ErrConfig) {
+		t.Errorf("no handle: %v", err)
+	}
+	records := c.arrived("T", 0, 2)
+	if got := bodiesOf(records); !slices.Equal(got, []string{"now", "at"}) || records[1].StoreTimestamp() < at.UnixMilli() {
+		t.Errorf("%q", got)
 	}
 }

@@ -147,6 +147,7 @@ func (b *Broker) rolled(u storage.Unit) (remoting.Record, error) {
 	}
 	r := v.Record()
 	if t, ok := b.group.State().Topic(r.Properties.Get(remoting.PropRealTopic)); !ok || u.Phys < t.Birth {
+		b.logger.Warn("a message that waits is dropped: the topic it is for is gone", "topic", r.Properties.Get(remoting.PropRealTopic), "offset", u.Phys)
 		return remoting.Record{}, nil
 	}
 	b.putInBucket(&r, u.Tag)

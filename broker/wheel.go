@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
@@ -14,7 +15,7 @@ import (
 
 const (
 	// openBuckets is how many buckets may be open when the sweep opens more.
-	openBuckets = 32
+	openBuckets = 16
 	// maxFlying bounds the messages that are being delivered, flyingBytes what they
 	// have together.
 	maxFlying   = 1024
@@ -46,6 +47,7 @@ type wheel struct {
 	buckets map[int32]*bucket
 	next    int64 // the first minute whose buckets were not opened
 	swept   sweep
+	sweeps  atomic.Int64   // that came to their end
 	units   []storage.Unit // buffer
 	flying  int            // deliveries that are with raft
 	bytes   int            // of them
@@ -94,18 +96,18 @@ func (w *wheel) turn() time.Duration {
 		return leadingTick
 	}
 	now := w.b.group.LogTime()
-	if w.term != lead.Term || w.topic.Config.WriteQueueNums != topic.Config.WriteQueueNums {
+	if w.term != lead.Term {
 		w.term, w.topic = lead.Term, topic
 		clear(w.buckets)
 		w.next = 0
 	}
+	w.close(now)
 	w.open(now)
 	more, err := w.scan()
 	if err == nil && !more {
 		more, err = w.sweep(now)
 	}
 	wait := w.deliver(now)
-	w.close(now)
 	if err != nil {
 		w.b.logger.Warn("which messages are due can't be told now", "error", err)
 		return min(wait, againAfter*time.Millisecond)
@@ -116,17 +118,14 @@ func (w *wheel) turn() time.Duration {
 	return wait
 }
 
-// open opens the buckets up to the next minute: those of the ring as it is, and
-// as it was when it was smaller.
+// open opens the buckets up to the next minute.
 func (w *wheel) open(now int64) {
 	if w.next < now/minuteMs-1 { // it begins, or the clock has leapt
 		w.next = now/minuteMs - 1
 		w.swept = sweep{}
 	}
 	for ; w.next <= now/minuteMs+1; w.next++ {
-		for n := int64(w.topic.Config.WriteQueueNums); n >= minBuckets; n /= 2 {
-			w.openBucket(int32(w.next%n), (w.next+1)*minuteMs)
-		}
+		w.openBucket(bucketOf(w.next*minuteMs, w.topic.Config.WriteQueueNums), (w.next+1)*minuteMs)
 	}
 }
 
@@ -196,7 +195,9 @@ func (w *wheel) sweep(now int64) (more bool, err error) {
 				return true, nil
 			}
 		}
-		s.done, s.at = s.done+1, 0
+		if s.done, s.at = s.done+1, 0; s.done == n {
+			w.sweeps.Add(1)
+		}
 	}
 	return true, nil
 }

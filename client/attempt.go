@@ -157,6 +157,7 @@ func (s *send) result(p *peer, resp *remoting.Command) *SendResult {
 		h.QueueID, h.QueueOffset = s.queue.QueueID, -1
 	}
 	res.OffsetMsgID, res.Queue.QueueID, res.QueueOffset = h.MsgID, h.QueueID, h.QueueOffset
+	res.RecallHandle = h.RecallHandle
 	return res
 }
 

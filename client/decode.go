@@ -19,7 +19,7 @@ var systemProperties = map[string]bool{
 	remoting.PropPushReplyTime: true, remoting.PropArriveTime: true,
 	remoting.PropDLQOriginTopic: true, remoting.PropDLQOriginMessageID: true, remoting.PropResent: true, propShardingKey: true,
 	"CONSUME_START_TIME": true, remoting.PropTransactionID: true, remoting.PropPreparedOffset: true, remoting.PropCheckTimes: true,
-	remoting.PropCheckImmunity: true, "TIMER_OUT_MS": true, "TIMER_ENQUEUE_MS": true, "TIMER_DEQUEUE_MS": true,
+	remoting.PropTimerDelaySec: true, remoting.PropTimerDelayMs: true, remoting.PropTimerDeliverMs: true, remoting.PropCheckImmunity: true, "TIMER_OUT_MS": true, "TIMER_ENQUEUE_MS": true, "TIMER_DEQUEUE_MS": true,
 	"TIMER_ROLL_TIMES": true, "TIMER_DELAY_LEVEL": true,
 }
 

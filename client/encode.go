@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/raftmq/raftmq/remoting"
 )
@@ -23,7 +24,20 @@ func (cfg *ProducerConfig) check(m *Message) error {
 	if len(m.Body) > cfg.MaxMessageSize {
 		return fmt.Errorf("%w: body of %d bytes, the limit is %d (ProducerConfig.MaxMessageSize, and the broker's maxMessageSize)", ErrMessage, len(m.Body), cfg.MaxMessageSize)
 	}
+	if m.delays() > 1 || m.DeliverAfter < 0 {
+		return fmt.Errorf("%w: of DelayLevel %d, DeliverAfter %v and DeliverAt %v one can be set, and none is negative", ErrMessage, m.DelayLevel, m.DeliverAfter, m.DeliverAt)
+	}
 	return nil
+}
+
+// delays is how many kinds of delay m asks for.
+func (m *Message) delays() (n int) {
+	for _, set := range [...]bool{m.DelayLevel > 0, m.DeliverAfter != 0, !m.DeliverAt.IsZero()} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // propertyWriter encodes properties and remembers the first that cannot be.
@@ -65,13 +79,19 @@ func appendProperties(w *propertyWriter, m *Message, key string) error {
 	if m.DelayLevel > 0 {
 		w.add(remoting.PropDelay, strconv.Itoa(m.DelayLevel))
 	}
+	if m.DeliverAfter > 0 {
+		w.add(remoting.PropTimerDelayMs, strconv.FormatInt((m.DeliverAfter+time.Millisecond-1).Milliseconds(), 10))
+	}
+	if !m.DeliverAt.IsZero() {
+		w.add(remoting.PropTimerDeliverMs, strconv.FormatInt(m.DeliverAt.Add(time.Millisecond-1).UnixMilli(), 10))
+	}
 	if m.ShardingKey != "" {
 		w.add(propShardingKey, m.ShardingKey)
 	}
 	for name, value := range m.Properties {
 		switch {
 		case name == remoting.PropTags && m.Tags != "", name == remoting.PropKeys && len(m.Keys) > 0,
-			name == remoting.PropDelay && m.DelayLevel > 0, name == propShardingKey && m.ShardingKey != "":
+			timing[name] && m.delays() > 0, name == propShardingKey && m.ShardingKey != "":
 			continue // the field counts
 		case name == remoting.PropUniqKey:
 			if err := remoting.CheckProperty(name, value); err != nil && w.err == nil {
@@ -88,6 +108,11 @@ func appendProperties(w *propertyWriter, m *Message, key string) error {
 		return fmt.Errorf("%w: properties of %d bytes, the limit is %d, and brokers add some", ErrMessage, len(w.p), remoting.MaxProperties)
 	}
 	return nil
+}
+
+// timing are the properties that a delay is asked for by.
+var timing = map[string]bool{
+	remoting.PropDelay: true, remoting.PropTimerDelaySec: true, remoting.PropTimerDelayMs: true, remoting.PropTimerDeliverMs: true,
 }
 
 // encodeProperties returns the encoded properties of m.

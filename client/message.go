@@ -27,6 +27,10 @@ type Message struct {
 	// DelayLevel, if > 0, delays the message by the broker's level of that number: by default 1 s, 5 s, 10 s, 30 s, 1 to 10 min, 20 min,
 	// 30 min, 1 h, 2 h. A message received has 0, as it is not to be delayed again if it is sent on.
 	DelayLevel int
+	// DeliverAfter, if > 0, delays the message by any time, in whole milliseconds, up to the broker's timerMaxDelaySec (3 days by default), by
+	// the broker's clock; DeliverAt, if set, until a time. At most one of them and DelayLevel may be set. See Producer.Recall.
+	DeliverAfter time.Duration
+	DeliverAt    time.Time
 	// ShardingKey, if set, selects the queue: messages with one key go to one queue, in the order they are sent (see ProducerConfig.InOrder),
 	// for as long as the number of queues does not change; a send fails while its queue's broker is away, rather than take another. The queues
 	// also stay the same while a broker is away for so long that name servers forget it, if they are told which queues there are: in the
@@ -115,6 +119,8 @@ type SendResult struct {
 	Queue       MessageQueue
 	// QueueOffset is the message's place in Queue; of a batch, the first one's.
 	QueueOffset int64
+	// RecallHandle is what Producer.Recall wants of a message that is due at a time; empty of any other.
+	RecallHandle string
 	// Attempts is how many requests it took.
 	Attempts int
 }

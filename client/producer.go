@@ -200,7 +200,7 @@ func (p *Producer) sendOne(ctx context.Context, m *Message, queue *MessageQueue,
 }
 
 // SendBatch sends messages of one topic in one request, to one queue: they are stored together, in their order, or not at all. None may
-// have a DelayLevel. A batch that ended with ErrLimbo can only be asked about by sending the same batch again; its messages sent in any other
+// be delayed. A batch that ended with ErrLimbo can only be asked about by sending the same batch again; its messages sent in any other
 // way end with ErrLimbo and ErrMessage.
 func (p *Producer) SendBatch(ctx context.Context, ms []*Message) (*SendResult, error) {
 	return p.sendBatch(ctx, ms, nil)

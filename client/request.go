@@ -232,7 +232,8 @@ func (p *Producer) Reply(ctx context.Context, request *MessageExt, reply *Messag
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	m := *reply
-	m.Topic, m.limbo, m.DelayLevel = remoting.ReplyTopic(cluster), limbo{}, 0
+	m.Topic, m.limbo = remoting.ReplyTopic(cluster), limbo{}
+	m.DelayLevel, m.DeliverAfter, m.DeliverAt = 0, 0, time.Time{}
 	m.Properties = withProperties(reply.Properties, remoting.PropMessageType, "reply", remoting.PropCorrelationID, correlation,
 		remoting.PropReplyToClient, to, remoting.PropTTL, ttl)
 	s := newSend(p)

@@ -113,7 +113,7 @@ func (s *send) batch(ms []*Message) error {
 		case err != nil:
 		case m.Topic != ms[0].Topic || m.ShardingKey != ms[0].ShardingKey:
 			err = fmt.Errorf("%w: a batch has one topic and one sharding key", ErrMessage)
-		case m.DelayLevel > 0:
+		case m.delays() > 0:
 			err = fmt.Errorf("%w: a batch cannot be delayed", ErrMessage)
 		default:
 			s.keys[i] = s.key(m)

@@ -127,6 +127,8 @@ func TestSendInvalid(t *testing.T) {
 			"key with space":     {Topic: "T", Keys: []string{"a b"}},
 			"key with space too": {Topic: "T", Keys: []string{"x", "a b"}},
 			"two tags":           {Topic: "T", Tags: "a||b"},
+			"delayed twice":      {Topic: "T", DelayLevel: 1, DeliverAfter: time.Second},
+			"delayed by less":    {Topic: "T", DeliverAfter: -1},
 			"many properties":    {Topic: "T", Properties: map[string]string{"a": strings.Repeat("x", 32500)}},
 		} {
 			_, err := p.Send(t.Context(), m)
@@ -142,6 +144,7 @@ func TestSendInvalid(t *testing.T) {
 			"two topics": {{Topic: "T"}, {Topic: "U"}},
 			"two shards": {{Topic: "T", ShardingKey: "a"}, {Topic: "T"}},
 			"delayed":    {{Topic: "T"}, {Topic: "T", DelayLevel: 1}},
+			"timed":      {{Topic: "T"}, {Topic: "T", DeliverAfter: time.Second}},
 			"too long":   {{Topic: "T", Body: make([]byte, 60)}, {Topic: "T"}},
 			"one is bad": {{Topic: "T"}, {Topic: "T", Tags: "\x01"}},
 		} {
