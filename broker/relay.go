@@ -59,6 +59,8 @@ var relayed = map[int32]func(b *Broker, req *remoting.Command) bool{
 	// Its copy has a key of its own.
 	remoting.ConsumerSendMsgBack: func(b *Broker, _ *remoting.Command) bool { return b.remembers(fsm.Key{1}) },
 
+	remoting.RecallMessage: notTwice, // the second is told that no such message waits
+
 	remoting.UpdateConsumerOffset: notTwice, // the client has gone on meanwhile
 	remoting.QueryConsumerOffset:  harmless,
 	remoting.GetMaxOffset:         harmless,
