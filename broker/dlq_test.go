@@ -267,7 +267,7 @@ func TestDLQ07ListAndFind(t *testing.T) {
 // tried, also if nobody is there now; that is recorded and not done twice.
 func TestDLQ08SentAgainToItsGroup(t *testing.T) {
 	t.Parallel()
-	cl := startCluster(t, 3, levels("1s 1s 1s 1s"))
+	cl := startCluster(t, 3, func(c *Config) { levels("1s 1s 1s 1s")(c); alone(c) })
 	c := dial(t, cl.leader(t))
 	c.topic("T", 1)
 	c.group("g")

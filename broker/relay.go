@@ -68,6 +68,11 @@ var relayed = map[int32]func(b *Broker, req *remoting.Command) bool{
 	remoting.LockBatchMQ:          harmless,
 	remoting.UnlockBatchMQ:        notTwice, // it may have locked them again
 
+	remoting.InvokeBrokerToResetOffset: notTwice,
+	remoting.CloneGroupOffset:          notTwice,
+	remoting.RecallMessage:             notTwice,
+	remoting.ResendDeadLettersRequest:  notTwice,
+
 	remoting.UpdateAndCreateTopic:             harmless,
 	remoting.DeleteTopicInBroker:              notTwice,
 	remoting.UpdateAndCreateSubscriptionGroup: harmless,

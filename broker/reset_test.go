@@ -260,7 +260,7 @@ func TestOFF08ResetByTheClients(t *testing.T) {
 
 func TestResetsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	cl := startCluster(t, 3, nil)
+	cl := startCluster(t, 3, alone)
 	c := dial(t, cl.leader(t))
 	c.topic("T", 2)
 	c.group("g")

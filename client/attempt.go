@@ -74,6 +74,9 @@ func (s *send) after(ctx context.Context, p *peer, resp *remoting.Command, err e
 	}
 	s.failed = err
 	s.learn(v, p, resp, err)
+	if v == rejected && s.reroute(ctx, resp) {
+		return nil, nil, false
+	}
 	s.state.over = s.walk.over()
 	s.state.others = !s.fixed && s.topic.route.Load().groups > 1
 	next := s.p.policy.next(v, &s.state)
@@ -95,6 +98,31 @@ func (s *send) after(ctx context.Context, p *peer, resp *remoting.Command, err e
 		s.sleep(ctx, min(wait, s.left()))
 	}
 	return nil, nil, false
+}
+
+// reroute chooses anew, once, if the queue was one of those that the template topic promised and the topic, which exists by now, has none
+// such.
+func (s *send) reroute(ctx context.Context, resp *remoting.Command) bool {
+	r := s.topic.route.Load()
+	if resp.Code != remoting.InvalidParameter || s.given || s.rerouted || s.state.limbo || s.p.cfg.InOrder || !r.borrowed {
+		return false
+	}
+	for s.rerouted = true; r.borrowed; r = s.topic.route.Load() {
+		// The name servers may not have heard of it yet.
+		f := s.p.c.refresh(s.topic, true, 0)
+		if f == nil || s.late(ctx) != nil {
+			return false
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return false
+		}
+		if s.topic.route.Load().borrowed {
+			s.sleep(ctx, min(maxPause, s.left()))
+		}
+	}
+	return s.choose(r, nil) == nil
 }
 
 // learn notes what a failed attempt says of the group and its replicas.

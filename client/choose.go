@@ -12,7 +12,7 @@ import (
 // begin finds out where to send to.
 func (s *send) begin(ctx context.Context, queue *MessageQueue) error {
 	c := s.p.c
-	s.topic = c.topic(s.header.Topic)
+	s.topic, s.given = c.topic(s.header.Topic), queue != nil
 	s.setDeadline(ctx)
 	r := s.topic.route.Load()
 	if r == nil {

@@ -264,6 +264,12 @@ func (r *fakeReplica) executeSend(conn *remoting.Conn, req *remoting.Command) *r
 	if err := h.Decode(req); err != nil {
 		return &remoting.Command{Code: remoting.InvalidParameter, Remark: err.Error()}
 	}
+	g.c.mu.Lock()
+	t, ok := g.c.topics[h.Topic]
+	g.c.mu.Unlock()
+	if ok && int(h.QueueID) >= t.queues {
+		return &remoting.Command{Code: remoting.InvalidParameter, Remark: "no such queue"}
+	}
 	batch := []remoting.BatchMessage{{Flag: h.Flag, Body: req.Body, Properties: remoting.Properties(h.Properties)}}
 	if h.Batch {
 		var err error

@@ -24,7 +24,9 @@ type send struct {
 	topic    *topic
 	queue    writeQueue
 	half     bool          // of a transaction
-	fixed    bool          // queue was the caller's choice
+	fixed    bool          // queue was chosen by the caller, or what the caller said
+	given    bool          // by the caller
+	rerouted bool          // chosen again
 	turn     chan struct{} // of InOrder, held
 	begun    time.Time     // see left
 	deadline time.Time

@@ -286,6 +286,35 @@ func TestNoRoute(t *testing.T) {
 	})
 }
 
+// TestNewTopic sends by the template topic's route, of 4 queues, to a topic that was made with one meanwhile.
+func TestNewTopic(t *testing.T) {
+	bubble(t, 2, 1, func(t *testing.T, c *cluster) {
+		c.topic(remoting.TopicAutoCreate, 8)
+		p := c.producer(ProducerConfig{})
+		if queues, err := p.Queues(t.Context(), "T"); err != nil || len(queues) != 2*templateQueues {
+			t.Fatalf("%v, %v", queues, err)
+		}
+		c.topic("T", 1)
+		c.mu.Lock()
+		c.nsDown["T"] = true // nor does the name server know yet
+		c.mu.Unlock()
+		c.later(time.Second, func() {
+			c.mu.Lock()
+			delete(c.nsDown, "T")
+			c.mu.Unlock()
+		})
+		for n := range 8 {
+			if r := mustSend(t, p, &Message{Topic: "T"}); r.Queue.QueueID != 0 {
+				t.Errorf("send %d went to %v", n, r.Queue)
+			}
+		}
+		// A queue that the caller names is no guess.
+		if _, err := p.SendTo(t.Context(), MessageQueue{Topic: "T", BrokerName: "broker-a", QueueID: 3}, &Message{Topic: "T"}); err == nil {
+			t.Error("a queue that does not exist took a message")
+		}
+	})
+}
+
 // TestQueueChoice: round-robin over groups and queues, past groups that fail; Select and sharding keys.
 func TestQueueChoice(t *testing.T) {
 	bubble(t, 3, 1, func(t *testing.T, c *cluster) {
