@@ -14,7 +14,7 @@ import (
 func TestTIMER07Recall(t *testing.T) {
 	t.Parallel()
 	var clock testClock
-	cl := startCluster(t, 3, func(c *Config) { clock.set(c); alone(c) })
+	cl := startCluster(t, 3, clock.set)
 	b := cl.leader(t)
 	c := dial(t, b)
 	for _, topic := range []string{"T", "U"} {

@@ -70,7 +70,6 @@ var relayed = map[int32]func(b *Broker, req *remoting.Command) bool{
 
 	remoting.InvokeBrokerToResetOffset: notTwice,
 	remoting.CloneGroupOffset:          notTwice,
-	remoting.RecallMessage:             notTwice,
 	remoting.ResendDeadLettersRequest:  notTwice,
 
 	remoting.UpdateAndCreateTopic:             harmless,
