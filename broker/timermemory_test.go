@@ -25,7 +25,7 @@ const (
 )
 
 // Memory grows with what is due soon, not with what is scheduled.
-func TestTIMER05HeapOfScheduledMessages(t *testing.T) {
+func TestHeapOfScheduledMessages(t *testing.T) {
 	if os.Getenv("RAFTMQ_LONG") == "" {
 		t.Skip("ten million messages: RAFTMQ_LONG=1")
 	}
@@ -159,8 +159,8 @@ func timersChild() (err error) {
 	return nil
 }
 
-// TIMER-06: more in one second than are kept of a bucket at once.
-func TestTIMER06MoreThanABucketKeeps(t *testing.T) {
+// More in one second than are kept of a bucket at once.
+func TestMoreInOneSecondThanABucketKeeps(t *testing.T) {
 	if os.Getenv("RAFTMQ_LONG") == "" {
 		t.Skip("tens of thousands of messages: RAFTMQ_LONG=1")
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/raftmq/raftmq/client"
+	"github.com/raftmq/raftmq/remoting"
 )
 
 // nameServers is where the examples' brokers are: as the user has it, "host:port;host:port".
@@ -94,6 +95,34 @@ func ExampleProducer_Send() {
 		}
 	}
 	// Output: there is no such topic
+}
+
+// A reminder for tomorrow, taken back when nobody needs to be reminded any more.
+func ExampleProducer_Recall() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	res, err := producer.Send(ctx, &client.Message{Topic: "reminders", Body: []byte("pay order 7"), DeliverAfter: 24 * time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	err = producer.Recall(ctx, "reminders", res.RecallHandle)
+	var refusal *client.BrokerError
+	switch {
+	case err == nil: // it will not come
+	case errors.As(err, &refusal) && refusal.Code == remoting.IllegalOperation:
+		log.Print("too late: it has come")
+	default:
+		log.Fatal(err)
+	}
 }
 
 // Messages of one customer stay in order: they go to one queue, one after the other.
