@@ -107,7 +107,6 @@ func TestDELAY05TimersOverLeaderChanges(t *testing.T) {
 	old := cl.leader(t)
 	eventually(t, "some are delivered", func() bool { q := old.queue("T", 0); return q != nil && q.Max() > n/10 })
 	cl.end(t, old.cfg.NodeID)
-	c = dial(t, cl.leader(t))
 	eventually(t, "all are delivered", func() bool { return waitingIn(cl.leader(t)) == 0 })
 	cl.mustStart(t, old.cfg.NodeID)
 	cl.transfer(t)
