@@ -79,7 +79,8 @@ func (c *checkback) pass(ctx context.Context) error {
 	questions, err := c.find()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	for i, q := range questions {
+	proposed := questions[:0]
+	for _, q := range questions {
 		var e error
 		if !q.op.asks {
 			_, e = b.createTopic(ctx, ownTopic(remoting.TopicTransCheckMax, 1))
@@ -88,12 +89,12 @@ func (c *checkback) pass(ctx context.Context) error {
 			e = b.propose(q.op)
 		}
 		if e != nil {
-			err = errors.Join(err, e)
-			questions = questions[:i]
-			break
+			err = e // the others are not to wait for it
+			continue
 		}
+		proposed = append(proposed, q)
 	}
-	for _, q := range questions {
+	for _, q := range proposed {
 		r, e := q.op.wait(ctx)
 		switch {
 		case e != nil:

@@ -101,8 +101,15 @@ func (b *Broker) giveUpOp(v remoting.RecordView, half fsm.Waiting, times int32) 
 	return &storeOp{record: r, settles: &half}
 }
 
+// withCheckTimes says in a message's properties how often was asked about it, if
+// there is room for that: a message that is as large as one may be is asked about,
+// and given up, as any other.
 func withCheckTimes(p remoting.Properties, times int32) remoting.Properties {
-	return remoting.AppendProperty(p.AppendExcept(nil, remoting.PropCheckTimes), remoting.PropCheckTimes, strconv.Itoa(int(times)))
+	p = p.AppendExcept(nil, remoting.PropCheckTimes)
+	if counted := remoting.AppendProperty(p, remoting.PropCheckTimes, strconv.Itoa(int(times))); len(counted) <= remoting.MaxProperties {
+		return counted
+	}
+	return p
 }
 
 // waitingAt names the message at an offset of a system topic's only queue.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -695,5 +696,35 @@ func TestHalfMessagesOnAFullDisk(t *testing.T) {
 	}
 	if got := bodiesOf(c.givenUp(b)); !slices.Equal(got, []string{"committed"}) || pending(t, b) != 0 {
 		t.Errorf("given up: %q, %d pending", got, pending(t, b))
+	}
+}
+
+// A half message as large as one may be holds up no others: there is no room in its
+// properties for how often was asked about it.
+func TestLargestHalfMessageIsGivenUp(t *testing.T) {
+	t.Parallel()
+	b := startCluster(t, 1, checking(time.Millisecond, 20*time.Millisecond, 1)).leader(t)
+	c := dial(t, b)
+	c.topic("T", 1)
+	size, h := remoting.MaxProperties, (*remoting.SendHeader)(nil)
+	for err := error(remoting.Errorf(remoting.MessageIllegal, "")); err != nil; size-- {
+		wantCode(t, err, remoting.MessageIllegal)
+		h = halfOf("T", 0, "own", strings.Repeat("x", size))
+		_, err = c.send(h, "large")
+	}
+	c.mustSend(halfOf("T", 0), "behind it")
+	c.produce("c1", "p")
+	if q := c.checked(); string(q.v.Body()) != "large" {
+		t.Errorf("asked about %q", q.v.Body())
+	}
+	eventually(t, "the topic of what is given up", func() bool {
+		_, ok := b.group.State().Topic(remoting.TopicTransCheckMax)
+		return ok
+	})
+	if got := bodiesOf(c.arrived(remoting.TopicTransCheckMax, 0, 2)); !slices.Equal(got, []string{"large", "behind it"}) {
+		t.Errorf("given up: %q", got)
+	}
+	if n := pending(t, b); n != 0 {
+		t.Errorf("%d pending", n)
 	}
 }
