@@ -38,7 +38,8 @@ func (b *Broker) endTransaction(ctx context.Context, _ *session, req *remoting.C
 	case remoting.TransactionUnknown:
 		return answer{}, nil // it will be asked about again
 	case remoting.TransactionRolledBack:
-		op = &storeOp{settles: &half}
+		p := v.Properties()
+		op = &storeOp{settles: &half, key: messageKey(p.Get(remoting.PropRealTopic), v.ReconsumeTimes(), p.Get(remoting.PropUniqKey), p)}
 	case remoting.TransactionCommitted:
 		if err = b.writable(); err != nil {
 			return answer{}, err

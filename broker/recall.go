@@ -52,14 +52,14 @@ func (b *Broker) recallMessage(ctx context.Context, _ *session, req *remoting.Co
 		return illegal("the message was due %d ms ago", now-handle.Due)
 	}
 	for {
-		w, err := b.timerMessage(ctx, handle)
+		op, err := b.timerMessage(ctx, handle)
 		if err != nil {
 			return answer{}, err
 		}
-		if w == nil {
+		if op == nil {
 			return illegal("no message of %s with UNIQ_KEY %.255q waits: it was delivered, or recalled", h.Topic, handle.UniqKey)
 		}
-		r, err := b.store(ctx, &storeOp{settles: w})
+		r, err := b.store(ctx, op)
 		if err != nil {
 			return answer{}, err
 		}
@@ -73,14 +73,14 @@ func (b *Broker) recallMessage(ctx context.Context, _ *session, req *remoting.Co
 // maxRecalled bounds the messages with one UNIQ_KEY that are looked at.
 const maxRecalled = 64
 
-// timerMessage finds the message that waits by a handle: of several, the one that
-// is due closest to its time. Nil: there is none.
-func (b *Broker) timerMessage(ctx context.Context, h remoting.RecallHandle) (*fsm.Waiting, error) {
+// timerMessage finds the message that waits by a handle, to settle it: of several,
+// the one that is due closest to its time. Nil: there is none.
+func (b *Broker) timerMessage(ctx context.Context, h remoting.RecallHandle) (*storeOp, error) {
 	found, err := b.group.Store().Search(ctx, remoting.TopicTimer, h.UniqKey, 0, math.MaxInt64, maxRecalled)
 	if err != nil && !errors.Is(err, storage.ErrIndexBehind) {
 		return nil, err
 	}
-	var best *fsm.Waiting
+	var best *storeOp
 	least := int64(math.MaxInt64)
 	for _, phys := range found {
 		v, e := b.message(phys)
@@ -97,7 +97,7 @@ func (b *Broker) timerMessage(ctx context.Context, h remoting.RecallHandle) (*fs
 		}
 		due := v.PreparedTransactionOffset()
 		if away := max(due-h.Due, h.Due-due); away < least {
-			best, least = &w, away
+			best, least = &storeOp{settles: &w, key: messageKey(h.Topic, v.ReconsumeTimes(), h.UniqKey, p)}, away
 		}
 	}
 	if best == nil && err != nil {

@@ -162,3 +162,18 @@ func TestTIMER07OurClient(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A message that was recalled is sent again, the same object: it is no repeat.
+func TestTIMER07RecalledMessageIsSentAgain(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 1, nil)
+	b := cl.leader(t)
+	c := dial(t, b)
+	c.topic("T", 1)
+	r := c.mustSend(timed("T", 0, time.Hour, remoting.PropUniqKey, "u"), "late")
+	c.must(remoting.RecallMessage, recallOf("T", r.RecallHandle))
+	dial(t, b).mustSend(timed("T", 0, 50*time.Millisecond, remoting.PropUniqKey, "u"), "soon")
+	if got := bodiesOf(c.arrived("T", 0, 1)); got[0] != "soon" {
+		t.Errorf("%q", got)
+	}
+}

@@ -699,6 +699,30 @@ func TestHalfMessagesOnAFullDisk(t *testing.T) {
 	}
 }
 
+// A message whose transaction failed is sent again, the same object: what was rolled
+// back is no reason to swallow it.
+func TestRolledBackMessageIsSentAgain(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 3, checking(never, never, 1))
+	c := dial(t, cl.leader(t))
+	c.topic("T", 1)
+	h := halfOf("T", 0, remoting.PropUniqKey, "U")
+	if err := c.end(c.mustSend(h, "m"), remoting.TransactionRolledBack); err != nil {
+		t.Fatal(err)
+	}
+	c = dial(t, cl.transfer(t))
+	again := c.mustSend(h, "m")
+	if r := dial(t, cl.leader(t)).mustSend(h, "m"); r.QueueOffset != again.QueueOffset { // for want of an answer
+		t.Errorf("its repeat is answered with offset %d, it with %d", r.QueueOffset, again.QueueOffset)
+	}
+	if err := c.end(again, remoting.TransactionCommitted); err != nil {
+		t.Fatal(err)
+	}
+	if got := bodiesOf(c.all("T", 0)); !slices.Equal(got, []string{"m"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 // A half message as large as one may be holds up no others: there is no room in its
 // properties for how often was asked about it.
 func TestLargestHalfMessageIsGivenUp(t *testing.T) {

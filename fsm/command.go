@@ -200,7 +200,9 @@ const (
 
 // SendMeta is what a send says beside its records.
 type SendMeta struct {
-	Key    Key   // identity, or zero
+	// Key is the send's identity, or zero. Of a send that only settles it is that of
+	// the message settled, which may then be sent again.
+	Key    Key
 	Repeat bool  // stored though the key is known
 	Delay  int64 // ms, of a message that waits for its time: how long after its store time that is
 	// Settles is the message that the send settles, if any.

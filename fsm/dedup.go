@@ -34,6 +34,9 @@ type sent struct {
 	host        uint32 // index in State.hosts: the store host of the records
 }
 
+// nowhere is where a send is that was taken back: before all topics.
+const nowhere = -1
+
 const (
 	sentSize  = 16 + 8 + 8 + 8 + 4 + 4 // encoded
 	sentChunk = 4096                   // entries in one chunk

@@ -80,8 +80,9 @@ func (s *State) settle(next send, host string) (Result, error) {
 		w.Offset < 0 || w.Offset >= t.queues[w.Queue.Queue].next {
 		return Result{Status: NotWaiting}, nil
 	}
+	stores := next.n > 0 || len(next.records) > 0
 	if s.isSettled(w.Queue, w.Offset) {
-		if res, ok := s.repeated(next.Key, 0); ok { // by this very send
+		if res, ok := s.repeated(next.Key, 0); ok && stores { // by this very send
 			return res, nil
 		}
 		return Result{Status: Stale}, nil
@@ -91,7 +92,7 @@ func (s *State) settle(next send, host string) (Result, error) {
 		s.ask(*w)
 		return res, nil
 	}
-	if next.n > 0 || len(next.records) > 0 {
+	if stores {
 		var err error
 		if next.Waited {
 			res, err = s.deliver(next, host)
@@ -101,6 +102,10 @@ func (s *State) settle(next send, host string) (Result, error) {
 		if err != nil || res.Status != Stored {
 			return res, err
 		}
+	} else if e, ok := s.sends.find(next.Key); ok && e.queue == w.Queue.Queue && e.queueOffset == w.Offset {
+		// It is gone as if it had never been sent: sent again, it is no repeat.
+		e.at, e.phys = s.logTime, nowhere
+		s.sends.add(e)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -182,3 +182,40 @@ func restored(t *testing.T, r *replica) {
 		t.Error("another state after the restore")
 	}
 }
+
+// TestMessageTakenBackIsNoRepeat sends messages again that were settled without
+// being stored, as it is done with what is rolled back or recalled.
+func TestMessageTakenBackIsNoRepeat(t *testing.T) {
+	r := newReplica(t)
+	r.feed(testConfigure(), PutTopic(testTopic("T", 1), false), PutTopic(testTopic(remoting.TopicHalf, 1), false))
+	half := storage.QueueID{Topic: remoting.TopicHalf, Incarnation: 2}
+	send := func(uniq string) Result {
+		t.Helper()
+		return slices.Concat(r.feed(appendCommand(t, message{topic: half.Topic, body: uniq, uniq: uniq, real: "T"}))...)[0]
+	}
+	settle := func(offset int64, uniq string) {
+		t.Helper()
+		a := NewAppendCommand(nil, testHost)
+		a.End(a.Begin(SendMeta{Key: message{topic: "T", uniq: uniq}.key(), Settles: &Waiting{half, offset}}), 0)
+		if res := slices.Concat(r.feed(a.Bytes())...)[0]; res.Status != Stored {
+			t.Fatalf("settling %d: %+v", offset, res)
+		}
+	}
+	send("a")
+	send("b")
+	settle(0, "a")
+	restored(t, r)
+	if res := send("a"); res.Status != Stored || res.QueueOffset != 2 {
+		t.Errorf("sent again: %+v", res)
+	}
+	if res := send("a"); res.Status != Repeated || res.QueueOffset != 2 {
+		t.Errorf("and repeated: %+v", res)
+	}
+	if res := send("b"); res.Status != Repeated || res.QueueOffset != 1 {
+		t.Errorf("another one repeated: %+v", res)
+	}
+	settle(1, "a") // by a key that is another message's, which is still there
+	if res := send("a"); res.Status != Repeated || res.QueueOffset != 2 {
+		t.Errorf("repeated after another was taken back: %+v", res)
+	}
+}
