@@ -40,6 +40,9 @@ func (b *Broker) sendBack(ctx context.Context, _ *session, req *remoting.Command
 	if err != nil {
 		return answer{}, remoting.Errorf(remoting.SystemError, "the message at physical offset %d can't be read: %v", h.Offset, err)
 	}
+	if remoting.IsWaitingTopic(v.Topic()) { // nobody is to see it yet, or ever
+		return answer{}, ownUse(v.Topic())
+	}
 	level := int(h.DelayLevel)
 	if v.ReconsumeTimes() < 0 || v.ReconsumeTimes() >= b.retryLimit(group, h.MaxReconsumeTimes, req.Version) {
 		level = -1

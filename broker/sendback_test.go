@@ -210,3 +210,31 @@ func TestRETRY11Broadcasting(t *testing.T) {
 		t.Errorf("the retry topic of a clustering group: %v", err)
 	}
 }
+
+// What waits for a time or for its producer's word can't be had early by sending it
+// back.
+func TestWhatWaitsIsNotSentBack(t *testing.T) {
+	t.Parallel()
+	b := startCluster(t, 1, checking(never, never, 1)).leader(t)
+	c := dial(t, b)
+	c.topic("T", 1)
+	for what, h := range map[string]*remoting.SendHeader{
+		"half":    halfOf("T", 0),
+		"timed":   timed("T", 0, time.Hour),
+		"delayed": message("T", 0, remoting.PropDelay, "18"),
+	} {
+		_, phys, err := remoting.ParseOffsetMsgID(c.mustSend(h, what).MsgID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, level := range []int32{-1, 0, 1} {
+			_, err = c.ask(remoting.ConsumerSendMsgBack, &remoting.SendBackRequest{Group: "g", Offset: phys, DelayLevel: level, MaxReconsumeTimes: -1})
+			wantCode(t, err, remoting.NoPermission)
+		}
+	}
+	for _, topic := range []string{remoting.RetryTopic("g"), remoting.DLQTopic("g")} {
+		if _, ok := b.group.State().Topic(topic); ok {
+			t.Errorf("%s was made", topic)
+		}
+	}
+}
