@@ -20,6 +20,9 @@ func (b *Broker) putGroup(ctx context.Context, _ *session, req *remoting.Command
 	if g.RetryQueueNums < 0 || g.RetryQueueNums > maxQueueNums || g.RetryMaxTimes < -1 {
 		return answer{}, remoting.Errorf(remoting.InvalidParameter, "retryQueueNums %d, retryMaxTimes %d: want 0 to %d, and -1 or more", g.RetryQueueNums, g.RetryMaxTimes, maxQueueNums)
 	}
+	if size := sizeOf(g.Attributes); size > maxAttributes {
+		return answer{}, remoting.Errorf(remoting.InvalidParameter, "attributes of %d bytes, the limit is %d", size, maxAttributes)
+	}
 	_, err := b.group.Propose(ctx, fsm.PutGroup(g, false))
 	return answer{}, err
 }

@@ -389,3 +389,24 @@ func TestSEND11OnewaySend(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// What is too large for the raft log is refused before the log has it: a leader that
+// can't store an entry resigns.
+func TestHugeAdministration(t *testing.T) {
+	t.Parallel()
+	b := startCluster(t, 1, func(c *Config) { c.RaftSegmentSize = 9 << 20 }).leader(t)
+	c := dial(t, b)
+	term := b.group.Leadership().Term
+	huge := strings.Repeat("x", 12<<20)
+	_, err := c.ask(remoting.DeleteTopicInBroker, &remoting.TopicRequest{Topic: huge})
+	wantCode(t, err, remoting.MessageIllegal)
+	_, err = c.ask(remoting.DeleteSubscriptionGroup, &remoting.DeleteGroupRequest{Group: huge})
+	wantCode(t, err, remoting.MessageIllegal)
+	g := remoting.NewGroupConfig("g")
+	g.Attributes = map[string]string{"a": huge[:maxAttributes]}
+	_, err = c.call(&remoting.Command{Code: remoting.UpdateAndCreateSubscriptionGroup, Body: g.AppendBody(nil)})
+	wantCode(t, err, remoting.InvalidParameter)
+	if l := b.group.Leadership(); !l.Self || l.Term != term {
+		t.Errorf("the leader has resigned: %+v, the term was %d", l, term)
+	}
+}

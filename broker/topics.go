@@ -15,7 +15,8 @@ const (
 	// maxQueueNums bounds the queues of a topic on one group.
 	maxQueueNums = 1 << 16
 	maxTopicPerm = remoting.PermPriority | remoting.PermRead | remoting.PermWrite | remoting.PermInherit
-	// maxAttributes bounds what a topic's attributes have together, in bytes.
+	// maxAttributes bounds what the attributes of a topic or group have together, in
+	// bytes.
 	maxAttributes = 16 << 10
 )
 
@@ -86,15 +87,18 @@ func (b *Broker) mergeAttributes(c *remoting.TopicConfig) error {
 		}
 		merged[name] = value
 	}
-	size := 0
-	for name, value := range merged {
-		size += len(name) + len(value)
-	}
-	if size > maxAttributes {
+	if size := sizeOf(merged); size > maxAttributes {
 		return remoting.Errorf(remoting.InvalidParameter, "attributes of %d bytes, the limit is %d", size, maxAttributes)
 	}
 	c.Attributes = merged
 	return nil
+}
+
+func sizeOf(attributes map[string]string) (size int) {
+	for name, value := range attributes { // any order: it is a sum
+		size += len(name) + len(value)
+	}
+	return size
 }
 
 func equalTopics(a, b remoting.TopicConfig) bool {

@@ -172,8 +172,12 @@ func (g *Group) Append(s Send) error {
 // Propose proposes a command and waits until it is applied here. The error is
 // definite unless it wraps ErrUnknown. Commands are safe to repeat.
 func (g *Group) Propose(ctx context.Context, command []byte) (fsm.Status, error) {
-	if !g.Leadership().Self {
+	switch {
+	case !g.Leadership().Self:
 		return 0, ErrNotLeader
+	case len(command) > g.cfg.MaxEntry:
+		// The raft log may be unable to take it, and a leader that can't resigns.
+		return 0, ErrTooLarge
 	}
 	return g.proposeIf(ctx, g.store.Room, command)
 }
