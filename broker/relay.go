@@ -151,6 +151,9 @@ func (b *Broker) relayNow(ctx context.Context, s *session, req, out *remoting.Co
 			return
 		case err == nil:
 			// It does not lead, or not any more, and nobody has told us yet.
+		case errors.Is(err, remoting.ErrFrameTooLarge), errors.Is(err, remoting.ErrTooLong):
+			refuse(fmt.Errorf("%w: %w", raftgroup.ErrTooLarge, err)) // it would be so again
+			return
 		case errors.Is(err, remoting.ErrLimbo):
 			limbo = true
 			if !relayed[req.Code](b, req) {

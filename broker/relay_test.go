@@ -232,3 +232,15 @@ func TestPULL09AndHA11ReplicaThatHasForgottenTheGroup(t *testing.T) {
 	// What nobody knows is not there.
 	wantCode(t, f.pull(pullOf("T", 0, 0, registered("CID_ONSAPI_PULL", 0))).err, remoting.SubscriptionNotExist)
 }
+
+// A header that has room in a frame of the client's encoding, and none in one between
+// replicas, is refused at once.
+func TestHeaderTooLargeToBePassedOn(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 3, nil)
+	c := dialWith(t, cl.followers(t)[0].addr.String(), remoting.ConnConfig{Serialize: remoting.Binary})
+	h := message("T", 0)
+	h.Properties = strings.Repeat("\x01", 4<<20)
+	_, err := c.send(h, "m")
+	wantCode(t, err, remoting.MessageIllegal)
+}
