@@ -51,7 +51,7 @@ func (b *Broker) store(ctx context.Context, op *storeOp) (fsm.Result, error) {
 func (b *Broker) propose(op *storeOp) error {
 	op.done = make(chan storeResult, 1)
 	send := raftgroup.Send{
-		SendMeta: fsm.SendMeta{Key: op.key, Delay: op.delay, Settles: op.settles, Waited: op.waited, Asks: op.asks}, Op: op,
+		SendMeta: fsm.SendMeta{Key: op.key, Delay: op.delay, Settles: op.settles, Waited: op.waited, Asks: op.asks}, Accepted: true, Op: op,
 	}
 	if op.record.Topic != "" {
 		send.Count, send.Size = 1, op.record.Size()

@@ -336,3 +336,31 @@ func TestTIMER01TransactionIsTimedAfterItsCommit(t *testing.T) {
 		t.Errorf("it came after %d ms", v.StoreTimestamp()-committed)
 	}
 }
+
+// What was accepted goes its way although less is accepted now.
+func TestMaxMessageSizeIsMadeLess(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 1, checking(never, never, 1))
+	c := dial(t, cl.leader(t))
+	c.topic("T", 4)
+	c.group("g")
+	large := strings.Repeat("x", 2<<20)
+	c.mustSend(timed("T", 0, 2*time.Second), large)
+	c.mustSend(message("T", 1, remoting.PropDelay, "1"), large)
+	half := c.mustSend(halfOf("T", 2), large)
+	c.mustSend(message("T", 3), large)
+	cl.end(t, "n1")
+	cl.cfg.MaxMessageSize = 64 << 10
+	cl.mustStart(t, "n1")
+	c = dial(t, cl.leader(t))
+	_, err := c.send(message("T", 3), large)
+	wantCode(t, err, remoting.MessageIllegal)
+	if err := c.end(half, remoting.TransactionCommitted); err != nil {
+		t.Error(err)
+	}
+	c.must(remoting.ConsumerSendMsgBack, sendBackOf("g", c.all("T", 3)[0], 1))
+	for queue := range int32(4) {
+		c.arrived("T", queue, 1)
+	}
+	c.arrived(remoting.RetryTopic("g"), 0, 1)
+}

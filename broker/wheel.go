@@ -254,7 +254,7 @@ func (w *wheel) launch(k *bucket, u dueUnit) error {
 func (w *wheel) send(f *flight) error {
 	send := raftgroup.Send{
 		SendMeta: fsm.SendMeta{Settles: &fsm.Waiting{Queue: f.bucket.id, Offset: f.unit.offset}},
-		Size:     recordOverhead, Op: f,
+		Size:     recordOverhead, Accepted: true, Op: f,
 	}
 	if f.record.Topic != "" {
 		send.Waited, send.Count = true, 1

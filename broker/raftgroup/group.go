@@ -174,7 +174,7 @@ func (g *Group) start(l *life) {
 	g.proposer = newProposer(proposerConfig{
 		raft: g, now: g.clock.read, storeHost: cfg.ClientAddress, pending: g.log.Pending,
 		room:       g.store.Room,
-		batchBytes: cfg.BatchBytes, maxEntry: cfg.MaxEntry, maxBytes: cfg.MaxPending, maxInflight: cfg.MaxInflight,
+		batchBytes: cfg.BatchBytes, maxEntry: cfg.MaxEntry, maxAccepted: int(cfg.RaftSegmentSize / 2), maxBytes: cfg.MaxPending, maxInflight: cfg.MaxInflight,
 		enqueue: enqueueTimeout, slaveTimeout: cfg.SlaveTimeout, flushTimeout: cfg.FlushTimeout,
 	})
 	g.verifier = newVerifier(g.verify)

@@ -20,7 +20,10 @@ type Send struct {
 	fsm.SendMeta
 	Count int // records
 	Size  int // of the records, bytes, about
-	Op    SendOp
+	// Accepted: it is of a message that was accepted before, when MaxEntry may have
+	// been more. Its limit is what the raft log can take.
+	Accepted bool
+	Op       SendOp
 }
 
 // SendOp is who sends.
@@ -77,6 +80,7 @@ type proposerConfig struct {
 	pending      func() (time.Time, bool)
 	batchBytes   int // an entry's target size
 	maxEntry     int // an entry's limit
+	maxAccepted  int // that of an entry with what was accepted before
 	maxBytes     int
 	maxInflight  int
 	enqueue      time.Duration
@@ -100,7 +104,11 @@ func (p *proposer) propose(s Send) error {
 	if p.bytes+s.Size > p.cfg.maxBytes && p.bytes > 0 {
 		return ErrBusy
 	}
-	if s.Size > p.cfg.maxEntry {
+	limit := p.cfg.maxEntry
+	if s.Accepted {
+		limit = p.cfg.maxAccepted
+	}
+	if s.Size > limit {
 		return ErrTooLarge
 	}
 	if p.open != nil && p.open.command.Len()+s.Size > p.cfg.batchBytes {
@@ -112,7 +120,7 @@ func (p *proposer) propose(s Send) error {
 	b := p.open
 	before := b.command.Len()
 	buf, err := s.Op.AppendRecords(b.command.Begin(s.SendMeta))
-	if err == nil && len(buf) > p.cfg.maxEntry {
+	if err == nil && len(buf) > limit {
 		// More than it said it would be.
 		err = ErrTooLarge
 	}
