@@ -85,9 +85,6 @@ func (op *pullOp) check() error {
 		return err
 	}
 	op.next = h.QueueOffset
-	if h.MaxMsgNums <= 0 {
-		return remoting.Errorf(remoting.InvalidParameter, "maxMsgNums is %d", h.MaxMsgNums)
-	}
 	return op.subscription(group)
 }
 

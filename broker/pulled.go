@@ -57,7 +57,8 @@ func (p *pulled) begin(b *Broker, h *remoting.PullRequest) {
 }
 
 // pick takes a message, or says that the answer is full. The first one is always
-// taken.
+// taken, also for a pull that wants none: the stock Go client's pull consumer asks
+// for 0 unless it is told otherwise, and gets one, as from RocketMQ.
 func (p *pulled) pick(offset int64, u storage.Unit) bool {
 	count, bytes := p.maxCount, p.maxBytes
 	if u.Phys < p.memory {
