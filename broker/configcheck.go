@@ -54,7 +54,7 @@ func (c *Config) validateNodes(addresses map[string]string) error {
 	}
 	known := slices.Sorted(maps.Keys(c.Nodes))
 	if c.NodeID == "" {
-		return badKey("nodeId", "which of the nodes is this? nodes has %v", known)
+		return badKey("nodeId", "which of the nodes is this? --node or RAFTMQ_NODE_ID says it; nodes has %v", known)
 	}
 	if _, ok := c.Nodes[c.NodeID]; !ok {
 		return badKey("nodeId", "%q is not among nodes, which has %v", c.NodeID, known)

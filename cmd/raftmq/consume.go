@@ -29,7 +29,7 @@ func consumeCommand() *cli.Command {
 			&cli.StringFlag{Name: "group", Aliases: []string{"g"}, Required: true, Usage: "consumer `GROUP`"},
 			&cli.StringFlag{Name: "tag", Usage: "only messages with a `TAG`, or one of them: A || B"},
 			&cli.StringFlag{Name: "sql", Usage: "only messages whose properties fulfil a `CONDITION`, like \"price > 9.5 AND region IN ('eu', 'us')\"; brokers need enablePropertyFilter"},
-			&cli.StringFlag{Name: "from", Value: "first", Usage: "`WHERE` a new group begins: first, last, or a time like 2026-11-21T15:04:05Z"},
+			&cli.StringFlag{Name: "from", Value: "first", Usage: "`WHERE` a new group begins: first, last, a time like 2026-11-21T15:04:05Z, or 2h for two hours ago"},
 			&cli.IntFlag{Name: "count", DefaultText: "no end", Usage: "end after `N` messages"},
 			&cli.DurationFlag{Name: "idle", DefaultText: "wait for ever", Usage: "end when nothing came for this `TIME`"},
 			bodyFlag,

@@ -19,9 +19,9 @@ func consumeFrom(c *cli.Context) (client.ConsumeFrom, time.Time, error) {
 	case "last":
 		return client.FromLast, time.Time{}, nil
 	default:
-		t, err := time.Parse(time.RFC3339, from)
+		t, err := timeFlag(c, "from")
 		if err != nil {
-			return 0, t, usage("--from %s: want first, last or a time like 2026-11-21T15:04:05Z", from)
+			return 0, t, usage("--from %s: want first, last, a time like 2026-11-21T15:04:05Z, or 2h for two hours ago", from)
 		}
 		return client.FromTime, t, nil
 	}

@@ -97,7 +97,7 @@ func dlqList(c *cli.Context) error {
 	if limit < 0 {
 		return usage("--limit %d: want 0 or more", limit)
 	}
-	t := newTable("message id", "topic", "tag", "keys", "tries", "dead since", "size", "handled", "broker")
+	t := newTable("msg id", "topic", "tag", "keys", "tries", "dead since", "size", "handled", "broker")
 	err = withLetters(c, group, q, func(l *client.DeadLetter) error {
 		if limit > 0 && len(t.rows) == limit {
 			return errEnough
@@ -143,7 +143,7 @@ func dlqShow(c *cli.Context) error {
 			body = fmt.Sprintf("%d bytes that are no text; -o json has them in base64", len(l.Body))
 		}
 		for _, row := range [][2]any{
-			{"message id", l.MsgID}, {"offset message id", l.OffsetMsgID}, {"origin message id", l.OriginMsgID}, {"topic", l.OriginTopic},
+			{"msg id", l.MsgID}, {"offset msg id", l.OffsetMsgID}, {"origin msg id", l.OriginMsgID}, {"topic", l.OriginTopic},
 			{"tag", l.Tags}, {"keys", strings.Join(l.Keys, " ")}, {"tries", l.ReconsumeTimes}, {"born", l.BornTime}, {"born host", l.BornHost},
 			{"dead since", l.StoreTime}, {"broker", l.Queue.BrokerName}, {"handled", l.Handled}, {"properties", string(mustJSON(l.Properties))}, {"body", body},
 		} {

@@ -45,7 +45,7 @@ func dlqResend(c *cli.Context) error {
 	return withClient(c, func(ctx context.Context, cl *client.Client) error {
 		r := &resending{
 			a: cl.Admin(), group: group, force: c.Bool("force"), all: c.Bool("all"), progress: newProgress("sent again"),
-			table: newTable("message id", "topic", "outcome", "error"),
+			table: newTable("msg id", "topic", "outcome", "error"),
 		}
 		var err error
 		if r.all {

@@ -21,7 +21,7 @@ var (
 )
 
 // table is what a command prints: rows under headings, or the same as JSON
-// objects, whose keys are the headings.
+// objects, whose keys are the headings. A time that is none is - or null.
 type table struct {
 	headings []string
 	rows     [][]any
@@ -83,8 +83,13 @@ func (t *table) json(w io.Writer) error {
 	for _, row := range t.rows {
 		m := map[string]any{}
 		for i, cell := range row {
-			if d, ok := cell.(time.Duration); ok {
-				cell = float64(d) / float64(time.Millisecond)
+			switch v := cell.(type) {
+			case time.Duration:
+				cell = float64(v) / float64(time.Millisecond)
+			case time.Time:
+				if v.IsZero() {
+					cell = nil
+				}
 			}
 			m[jsonKey(t.headings[i])] = cell
 		}

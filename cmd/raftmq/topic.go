@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -26,10 +27,10 @@ func topicCommand() *cli.Command {
 				Name: "create", ArgsUsage: "TOPIC", Usage: "create a topic on all broker groups, or change it",
 				Flags: []cli.Flag{
 					namesrvFlag, outputFlag,
-					&cli.IntFlag{Name: "queues", Aliases: []string{"q"}, Value: 8, Usage: "`N` queues on each broker group"},
+					&cli.IntFlag{Name: "queues", Aliases: []string{"q"}, Value: 8, Usage: "`N` queues on each broker group; with fewer than there were, messages in the others are not consumed any more"},
 					&cli.IntFlag{Name: "perm", Value: 6, Usage: "`PERM`: 2 write, 4 read, 6 both"},
 					&cli.StringSliceFlag{Name: "broker", Usage: "only on this broker `GROUP`; more than once for more"},
-					&cli.StringSliceFlag{Name: "attribute", Usage: "`NAME=VALUE` to set, -NAME to remove"},
+					&cli.StringSliceFlag{Name: "attribute", Usage: "`NAME=VALUE` to set, -NAME to remove; see CONFIGURATION.md, Per topic"},
 				},
 				Action: topicCreate,
 			},
@@ -63,6 +64,9 @@ func topicCreate(c *cli.Context) error {
 		switch {
 		case ok && key != "":
 			t.Attributes["+"+key] = value
+			if key != "message.dedup" { // kept, as tools for RocketMQ set their own
+				fmt.Fprintf(os.Stderr, "--attribute %s: it is kept, and changes nothing; message.dedup is the one that brokers look at\n", key)
+			}
 		case strings.HasPrefix(a, "-") && len(a) > 1:
 			t.Attributes[a] = ""
 		default:

@@ -76,7 +76,7 @@ func TestWrongArguments(t *testing.T) {
 		"produce --topic A --size 1 --count 1 -o text":  {"-o text", "table or json"},
 		"consume --topic A":                             {"--group is missing", "see raftmq consume --help"},
 		"consume --group g":                             {"--topic is missing"},
-		"consume --topic A --group g --from yesterday":  {"--from yesterday", "first, last or a time"},
+		"consume --topic A --group g --from yesterday":  {"--from yesterday", "first, last, a time"},
 		"consume --topic A --group g --count -1":        {"--count -1"},
 		"consume --topic A --group g -o table":          {"-o table", "text or json"},
 		"consume --topic A --group in/valid":            {"in/valid"},
@@ -196,6 +196,12 @@ func TestJSONKeys(t *testing.T) {
 		if got := jsonKey(heading); got != want {
 			t.Errorf("%q: %q, want %q", heading, got, want)
 		}
+	}
+	var out strings.Builder
+	never := newTable("last stored")
+	never.add(time.Time{})
+	if err := never.json(&out); err != nil || !strings.Contains(out.String(), `"lastStored": null`) {
+		t.Errorf("no time in JSON: %s, %v", out.String(), err)
 	}
 	if got := cellText(1500 * time.Millisecond); got != "1.5s" {
 		t.Error(got)
