@@ -77,7 +77,8 @@ func ExamplePullConsumer_Assign() {
 	ctx := context.Background()
 	c := mustClient()
 	defer c.Close(ctx)
-	produce(ctx, c, client.ProducerConfig{}, "readings", "17 °C", "18 °C", "19 °C")
+	oneQueue := func([]client.MessageQueue, *client.Message) int { return 0 }
+	produce(ctx, c, client.ProducerConfig{Select: oneQueue}, "readings", "17 °C", "18 °C", "19 °C")
 
 	consumer, err := c.NewPullConsumer(client.PullConfig{Group: "statistics", ManualCommit: true})
 	if err != nil {

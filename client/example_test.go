@@ -94,6 +94,7 @@ func ExampleProducer_Send() {
 			}
 		}
 	}
+	// With autoCreateTopicEnable, a broker's default, it is stored: the first send makes the topic. Here that is off.
 	// Output: there is no such topic
 }
 
@@ -151,6 +152,51 @@ func ExampleProducerConfig_inOrder() {
 	// created 0
 	// paid 1
 	// delivered 2
+}
+
+// A question and its answer. Any client of RocketMQ's can ask or answer.
+func ExampleProducer_Request() {
+	ctx := context.Background()
+	c, err := client.New(client.Config{NameServers: nameServers})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close(ctx)
+	producer, err := c.NewProducer(client.ProducerConfig{Group: "prices"})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	consumer, err := c.NewPushConsumer(client.PushConfig{Group: "price-desk"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	err = consumer.Subscribe("price-questions", "*", func(ctx context.Context, msgs []*client.MessageExt) error {
+		err := producer.Reply(ctx, msgs[0], &client.Message{Body: []byte("19.90")})
+		if errors.Is(err, client.ErrNoReply) || errors.Is(err, client.ErrMessage) {
+			return nil // nobody waits any more, or ever did: to be asked again is no use
+		}
+		return err
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := consumer.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	defer consumer.Close(ctx)
+
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // how long to wait for the answer
+	defer cancel()
+	answer, err := producer.Request(ctx, &client.Message{Topic: "price-questions", Body: []byte("bicycle")})
+	switch {
+	case err == nil:
+		fmt.Println(string(answer.Body))
+	case errors.Is(err, client.ErrNoReply):
+		log.Print("nobody has answered") // ask again, if it does no harm
+	default:
+		log.Fatal(err)
+	}
 }
 
 func ExampleProducer_SendAsync() {
