@@ -116,11 +116,11 @@ func (r *Replica) replay(cfg *Config, upTo uint64, keep bool) error {
 		return err
 	}
 	r.Snapshot = state.Applied()
-	r.Last, r.Applied = r.Snapshot, r.Snapshot
+	last, applied := r.Snapshot, r.Snapshot
 	var after uint64 // what the snapshot stands for
 	if r.meta != nil {
 		after = r.meta.Index
-		r.Last, r.Applied = after, after
+		last, applied = after, after
 	}
 	next, dead := uint64(0), false
 	err := raftlog.Scan(cfg.FS, r.dir("raft", "log"), func(l *raft.Log) error {
@@ -138,7 +138,7 @@ func (r *Replica) replay(cfg *Config, upTo uint64, keep bool) error {
 		if n := len(r.terms); n == 0 || r.terms[n-1].term != l.Term && r.terms[n-1].index < l.Index {
 			r.terms = append(r.terms, termStart{l.Index, l.Term})
 		}
-		r.Last = l.Index
+		last = l.Index
 		if l.Index > upTo {
 			return nil
 		}
@@ -150,11 +150,14 @@ func (r *Replica) replay(cfg *Config, upTo uint64, keep bool) error {
 		// The files may be behind the log: what was not committed, or not known
 		// to be, was not applied.
 		if store.AbsentLog == 0 && store.Absent == 0 {
-			r.Applied = l.Index
+			applied = l.Index
 		}
 		cfg.Progress("replaying "+r.Dir, int64(l.Index), 0)
 		return nil
 	})
+	if !keep { // else the replay ends at upTo, which is not how far the replica is
+		r.Last, r.Applied = last, applied
+	}
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,9 @@ func TestIntactReplicasAreIdentical(t *testing.T) {
 			if r.Digest == "" || r.Digest != g.Replicas[0].Digest || r.Messages == 0 || r.LogBytes < testSegment || r.Applied < g.Common {
 				t.Errorf("%s: %+v", test.name, r)
 			}
+			if want := map[string]uint64{a.dir: 100, c.dir: 90}[r.Dir]; want > 0 && r.Applied != want { // its own, whatever it is compared with
+				t.Errorf("%s: %s has applied %d, want %d", test.name, r.Dir, r.Applied, want)
+			}
 		}
 	}
 }

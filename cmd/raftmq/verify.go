@@ -16,7 +16,9 @@ func verifyCommand() *cli.Command {
 		Description: "Reads everything: every checksum, every record, every queue entry against its record, and\n" +
 			"whether the files say what the raft log says. Of several replicas of a group it says whether\n" +
 			"their CommitLogs, queues and metadata are identical as of the last entry that all have\n" +
-			"applied. Exit code 1 if anything is wrong. A node that runs has its directory locked.",
+			"applied: the column common. A node that was killed has parts of its queues in no file, and what\n" +
+			"it makes of them anew when it starts is not compared: to compare all, start it, let it catch up\n" +
+			"and stop it. Exit code 1 if anything is wrong. A node that runs has its directory locked.",
 		Flags: []cli.Flag{
 			outputFlag,
 			&cli.StringSliceFlag{Name: "dir", Aliases: []string{"d"}, Required: true, Usage: "data `DIR` of a node or of one replica; more than once to compare"},
