@@ -28,6 +28,8 @@ import (
 //	    does no harm; else its client is told that the outcome is unknown.
 //	R3  The leader takes it for its client's: bornHost, and what counts as sent
 //	    again on purpose.
+//	R4  One-way requests of one connection are passed on in the order they come: an
+//	    older offset must not overtake a newer one.
 
 const (
 	// relayHold is how long a request waits for somebody to lead.
@@ -91,10 +93,10 @@ func (b *Broker) repeatableSend(req *remoting.Command) bool {
 	return ok && topic.Config.Attributes[fsm.AttributeDedup] != "false" && !h.Batch && scanProperties(h.Properties).uniq != ""
 }
 
-// relays says whether a request is passed on.
-func (b *Broker) relays(req *remoting.Command) bool {
+// relays says whether a request is passed on, or has to wait for others that are.
+func (b *Broker) relays(s *session, req *remoting.Command) bool {
 	_, known := relayed[req.Code]
-	return known && *b.cfg.ForwardToLeader && !b.leads() && req.Ext.Get(extFrom) == "" // R1
+	return known && *b.cfg.ForwardToLeader && (!b.leads() || req.IsOneway() && s.relaying()) && req.Ext.Get(extFrom) == "" // R1
 }
 
 // relay passes a request on and its answer back.
@@ -104,15 +106,60 @@ func (b *Broker) relay(s *session, req *remoting.Command, handle handler) {
 		Ext: append(slices.Clip(slices.Clone(req.Ext)), remoting.Field{Key: extFrom, Value: fmt.Sprint(s.addr, " ", s.number)}),
 	}
 	if req.IsOneway() {
-		// In the order it comes, if that is possible without waiting.
+		b.relayOneway(s, req, out, handle)
+		return
+	}
+	req = req.Clone()
+	out.Body = req.Body
+	refuse := func(err error) { b.refuse(req.Responder(), err) }
+	b.run(b.relaying, len(req.Body), refuse, func(ctx context.Context) { b.relayNow(ctx, s, req, out, handle, refuse) })
+}
+
+// relayOneway passes on a request whose client does not wait, after those that came
+// before it. (R4)
+func (b *Broker) relayOneway(s *session, req, out *remoting.Command, handle handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.oneway) == 0 {
 		if c := b.links.connected(b.group.Leadership().Address); c != nil && c.Notify(out) == nil {
 			return
 		}
 	}
 	req = req.Clone()
 	out.Body = req.Body
-	refuse := func(err error) { b.refuse(req.Responder(), err) }
-	b.run(b.relaying, len(req.Body), refuse, func(ctx context.Context) { b.relayNow(ctx, s, req, out, handle, refuse) })
+	deadline := time.Now().Add(requestTimeout)
+	s.oneway = append(s.oneway, func(ctx context.Context) {
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		b.relayNow(ctx, s, req, out, handle, func(err error) { b.refuse(req.Responder(), err) })
+	})
+	if !b.relaying.try(len(req.Body), s.relayFirst) {
+		s.oneway = s.oneway[:len(s.oneway)-1] // it is lost, as on the way
+	}
+}
+
+// relayFirst passes on the first of the session's one-way requests that wait. There
+// is one call for each.
+func (s *session) relayFirst(ctx context.Context) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	s.mu.Lock()
+	first := s.oneway[0]
+	s.mu.Unlock()
+	first(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.oneway[0] = nil
+	if s.oneway = s.oneway[1:]; len(s.oneway) == 0 {
+		s.oneway = nil
+	}
+}
+
+// relaying says whether one-way requests wait to be passed on.
+func (s *session) relaying() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.oneway) > 0
 }
 
 func (b *Broker) relayNow(ctx context.Context, s *session, req, out *remoting.Command, handle handler, refuse func(error)) {

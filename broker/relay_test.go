@@ -244,3 +244,37 @@ func TestHeaderTooLargeToBePassedOn(t *testing.T) {
 	_, err := c.send(h, "m")
 	wantCode(t, err, remoting.MessageIllegal)
 }
+
+// One-way requests come in their order also while the replica has no connection to
+// the leader yet: stock clients commit offsets that way. (R4)
+func TestFirstOnewayRequestsKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 3, nil)
+	leader := dial(t, cl.leader(t))
+	leader.topic("T", 1)
+	leader.group("g")
+	cl.caughtUp(t)
+	c := dial(t, cl.followers(t)[0])
+	notify := func(req *remoting.Command) {
+		t.Helper()
+		if err := c.conn.Notify(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want []string
+	const n = 200
+	for i := range n {
+		want = append(want, fmt.Sprint(i))
+		notify(&remoting.Command{Code: remoting.UpdateConsumerOffset, Header: &remoting.UpdateConsumerOffsetRequest{
+			ConsumerGroup: "g", Topic: "T", QueueID: 0, CommitOffset: int64(i),
+		}})
+		notify(&remoting.Command{Code: remoting.SendMessageV2, Header: message("T", 0), Body: []byte(want[i])})
+	}
+	if got := bodiesOf(leader.arrived("T", 0, n)); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	// The last send came behind all commits.
+	if at, err := leader.offset("g", "T", 0); err != nil || at != n-1 {
+		t.Errorf("the group is at %d, %v", at, err)
+	}
+}

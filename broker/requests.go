@@ -98,7 +98,7 @@ func (b *Broker) ServeRemoting(c *remoting.Conn, req *remoting.Command) {
 		return
 	}
 	s := b.sessions.of(c)
-	if b.relays(req) {
+	if b.relays(s, req) {
 		b.relay(s, req, h)
 		return
 	}

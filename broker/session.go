@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"net/netip"
 	"sync"
 
@@ -18,8 +19,10 @@ type session struct {
 	joined     map[membership]int
 	joinedSize int
 
-	mu   sync.Mutex
-	told map[toldKey]uint64 // resets that the client was told of, by id
+	mu     sync.Mutex
+	told   map[toldKey]uint64      // resets that the client was told of, by id
+	oneway []func(context.Context) // one-way requests that wait to be passed on; the first may be under way
+	turn   sync.Mutex              // of who passes one on; taken before mu
 }
 
 // sessions are those of all connections of a Broker.
