@@ -2,6 +2,8 @@ package namesrv
 
 import (
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -31,12 +33,76 @@ type encodedRoute struct {
 //	acceptStandardJsonOnly quoted broker ids, as clients from 4.9.4 on get anyway
 //
 // TopicNotExist if no broker that lives has the topic; before the service is
-// ready, SystemError instead, on which clients keep the route they have.
+// ready, SystemError instead, on which clients keep the route they have. One that
+// knows whom it waits for answers nothing before it has heard them, for a moment:
+// clients that got half of a route would have no more for half a minute.
 func (s *Service) handleRoute(req *remoting.Command) (*remoting.Command, error) {
 	var h remoting.RouteRequest
 	if err := h.Decode(req); err != nil {
 		return nil, err
 	}
+	if len(s.cfg.Expect) > 0 && !s.Ready() && s.holdRoute(h, req.Responder()) {
+		return nil, nil
+	}
+	return s.answerRoute(h)
+}
+
+// heldRoutes are route requests that wait for the service to be ready.
+type heldRoutes struct {
+	mu       sync.Mutex
+	list     []func()
+	released bool
+}
+
+const (
+	// routeHold is for how long a route request is held: less than clients wait.
+	routeHold = 2 * time.Second
+	// maxHeldRoutes bounds how many are.
+	maxHeldRoutes = 10_000
+)
+
+// holdRoute has a route request answered when the service is ready, or routeHold
+// from now. It says whether it will be.
+func (s *Service) holdRoute(h remoting.RouteRequest, r remoting.Responder) bool {
+	k := &s.held
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.released || len(k.list) >= maxHeldRoutes {
+		return false
+	}
+	var answered atomic.Bool
+	answer := func() {
+		// To answer may find that the service is ready, which answers all.
+		if answered.Swap(true) {
+			return
+		}
+		resp, err := s.answerRoute(h)
+		if err != nil {
+			r.Error(err)
+			return
+		}
+		r.Respond(resp)
+	}
+	timer := time.AfterFunc(routeHold, answer)
+	k.list = append(k.list, func() {
+		timer.Stop()
+		answer()
+	})
+	return true
+}
+
+// release answers all that are held, and has none held any more.
+func (k *heldRoutes) release() {
+	k.mu.Lock()
+	list := k.list
+	k.list, k.released = nil, true
+	k.mu.Unlock()
+	for _, answer := range list {
+		answer()
+	}
+}
+
+func (s *Service) answerRoute(h remoting.RouteRequest) (*remoting.Command, error) {
 	style := bareIDs
 	if h.StandardJSON {
 		style = quotedIDs

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -176,7 +177,11 @@ func TestUnknownTopicBeforeReady(t *testing.T) {
 				s := w.serve(t, "ns:1", c.cfg)
 				client := w.client(t, "ns:1")
 				if c.ready >= 0 {
-					time.Sleep(c.ready - 1)
+					before := c.ready - 1
+					if len(c.cfg.Expect) > 0 {
+						before -= routeHold
+					}
+					time.Sleep(before)
 					resp := client.want(remoting.SystemError, &remoting.Command{Code: remoting.GetRouteInfoByTopic, Ext: fieldsOf([]string{"topic", "T"})})
 					if !strings.Contains(resp.Remark, "name server not ready") || s.Ready() {
 						t.Errorf("remark %q, ready: %t", resp.Remark, s.Ready())
@@ -192,7 +197,8 @@ func TestUnknownTopicBeforeReady(t *testing.T) {
 }
 
 // TestReadyByExpectation: with the last of the expected brokers there, the
-// service knows what there is. Known topics are answered before.
+// service knows what there is. Requests wait for that a moment, and known topics
+// are then answered without it.
 func TestReadyByExpectation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWire()
@@ -216,6 +222,35 @@ func TestReadyByExpectation(t *testing.T) {
 		synctest.Wait()
 		if _, code := w.client(t, "ns:1").route("T"); code != remoting.TopicNotExist {
 			t.Errorf("when all have left: code %d", code)
+		}
+	})
+}
+
+// TestRouteIsHeldUntilReady: a service that has just started gives nobody half of
+// a route.
+func TestRouteIsHeldUntilReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		w.serve(t, "ns:1", Config{Expect: []Broker{{"broker-a", "a:1"}, {"broker-b", "b:1"}}})
+		one, other := w.client(t, "ns:1"), w.client(t, "ns:1")
+		one.want(remoting.Success, reg{addr: "a:1", raft: "g", topics: "T"}.request("json"))
+		start := time.Now()
+		got := make(chan string, 2)
+		for _, topic := range []string{"T", "U"} {
+			c := w.client(t, "ns:1")
+			go func() {
+				d, code := c.route(topic)
+				got <- fmt.Sprintf("%s: code %d, %d groups after %v", topic, code, len(d.Brokers), time.Since(start))
+			}()
+		}
+		time.Sleep(routeHold / 2)
+		second := reg{addr: "b:1", raft: "h", topics: "T"}.request("json")
+		second.Header.(*remoting.RegisterRequest).BrokerName = "broker-b"
+		other.want(remoting.Success, second)
+		answers := []string{<-got, <-got}
+		slices.Sort(answers)
+		if want := []string{"T: code 0, 2 groups after 1s", "U: code 17, 0 groups after 1s"}; !slices.Equal(answers, want) {
+			t.Errorf("%q, want %q", answers, want)
 		}
 	})
 }

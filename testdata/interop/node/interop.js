@@ -63,19 +63,28 @@ function message(scenario, tag, body) {
   return m;
 }
 
-// listen counts the bodies that come.
+// listen counts the bodies that come. A consumer that starts while a broker is
+// down gives up; with faults another one is started, as an application would.
 async function listen(scenario, tags, handler, more) {
   const got = new Map();
-  const c = new Consumer(options(Object.assign({ consumerGroup: group(scenario), consumeFromWhere: 'CONSUME_FROM_FIRST_OFFSET' }, more)));
-  c.on('error', () => {}); // it goes on by itself
-  c.subscribe(topic(scenario), tags, async m => {
-    const body = m.body.toString();
-    const verdict = handler ? handler(m, body) : undefined;
-    got.set(body, (got.get(body) || 0) + 1);
-    return verdict;
-  });
-  await c.ready();
-  return { got, close: () => c.close() };
+  for (let attempt = 0; ; attempt++) {
+    const c = new Consumer(options(Object.assign({ consumerGroup: group(scenario), consumeFromWhere: 'CONSUME_FROM_FIRST_OFFSET' }, more)));
+    c.on('error', () => {}); // it goes on by itself
+    c.subscribe(topic(scenario), tags, async m => {
+      const body = m.body.toString();
+      const verdict = handler ? handler(m, body) : undefined;
+      got.set(body, (got.get(body) || 0) + 1);
+      return verdict;
+    });
+    try {
+      await c.ready();
+      return { got, close: () => c.close() };
+    } catch (e) {
+      await c.close().catch(() => {});
+      if (!faults || attempt === 100) throw e;
+      await sleep(200);
+    }
+  }
 }
 
 async function all(got, want, seconds) {

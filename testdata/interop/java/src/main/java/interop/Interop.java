@@ -226,6 +226,12 @@ public final class Interop {
 
     /** Sync, async, one-way and batch sends; two instances of a group share them. */
     private String send() throws Exception {
+        // They share the queues before there is a message: a queue that changes hands
+        // later is consumed again from what was committed, every 5 s.
+        Got one = new Got();
+        DefaultMQPushConsumer a = listen("send", one);
+        DefaultMQPushConsumer b = listen("send", one);
+        TimeUnit.SECONDS.sleep(1);
         DefaultMQProducer p = producer("send");
         Set<String> sent = Collections.synchronizedSet(new HashSet<>());
         for (int n = 0; n < 200; n++) {
@@ -264,9 +270,6 @@ public final class Interop {
         for (int n = 0; n < 50; n++) {
             p.sendOneway(message("send", "a", "oneway" + n));
         }
-        Got one = new Got();
-        DefaultMQPushConsumer a = listen("send", one);
-        DefaultMQPushConsumer b = listen("send", one);
         one.await(sent, 60);
         long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(10);
         while (oneways(one) < 50 && System.nanoTime() < end) {
