@@ -42,8 +42,8 @@ func (a *completions) stop() {
 }
 
 // SendAsync sends a message and calls callback, exactly once, with what Send would return. It waits while MaxInFlight messages are under way;
-// if ctx ends meanwhile the outcome is ErrNotSent. Messages sent by one goroutine to one queue are stored in their order unless one fails
-// (see ProducerConfig.InOrder).
+// if ctx ends meanwhile the outcome is ErrNotSent. Messages sent by one goroutine to one queue are stored in their order unless an attempt
+// fails, or a replica passes them on to a new leader; with ProducerConfig.InOrder then, too.
 //
 // Callbacks are called one at a time, so a slow one holds up the others, and never by SendAsync itself. A callback may call SendAsync, with a
 // context that ends if MaxInFlight could be reached: only other callbacks make room. An attempt that is under way when ctx ends goes on to
