@@ -35,6 +35,9 @@ type Message struct {
 	// for as long as the number of queues does not change; a send fails while its queue's broker is away, rather than take another. The queues
 	// also stay the same while a broker is away for so long that name servers forget it, if they are told which queues there are: in the
 	// namespace ORDER_TOPIC_CONFIG, as "broker-a:8;broker-b:8". Java's hash selector chooses the same queue for a string.
+	//
+	// Make the topic before, with all its queues (Admin.CreateTopic, raftmq topic create). One that comes to be by its first messages has its
+	// queues group by group, as each group gets one, and until all have them the queue of a key changes, and the order is lost.
 	ShardingKey string
 
 	limbo limbo // of the last send
