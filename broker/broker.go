@@ -37,26 +37,27 @@ type Broker struct {
 	logger    hclog.Logger
 	started   time.Time
 
-	group    *raftgroup.Group
-	server   *remoting.Server
-	sessions sessions
-	repeats  repeats
-	workers  *workers // for what waits for raft
-	readers  *workers // for what reads the disk
-	askers   *workers // for what waits for other clients
-	holds    *holds
-	filters  filters
-	pulling  pulling
-	clients  *registry
-	relaying *workers // for what waits for the leader
-	links    links
-	offsets  *offsetWriter
-	leases   *leases
-	leading  *leading
-	checks   *checkback
-	wheel    *wheel
-	names    *registration
-	counters counters
+	group     *raftgroup.Group
+	server    *remoting.Server
+	sessions  sessions
+	repeats   repeats
+	workers   *workers // for what waits for raft
+	readers   *workers // for what reads the disk
+	askers    *workers // for what waits for other clients
+	holds     *holds
+	filters   filters
+	pulling   pulling
+	clients   *registry
+	relaying  *workers // for what waits for the leader
+	borrowing *workers // for what asks other replicas
+	links     links
+	offsets   *offsetWriter
+	leases    *leases
+	leading   *leading
+	checks    *checkback
+	wheel     *wheel
+	names     *registration
+	counters  counters
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -92,6 +93,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		}
 	}
 	b.relaying = newWorkers(cfg.MaxBlockingRequests, requestTimeout)
+	b.borrowing = newWorkers(cfg.MaxBlockingRequests, requestTimeout)
 	b.links.maxFrame = int(cfg.FrameMaxLength)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.holds = newHolds(b)
@@ -256,6 +258,7 @@ func (b *Broker) close(ctx context.Context) error {
 		b.cancel()
 		b.links.close()
 		b.relaying.close()
+		b.borrowing.close()
 		b.workers.close()
 		b.readers.close()
 		b.askers.close()
