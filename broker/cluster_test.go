@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,17 +27,31 @@ type testCluster struct {
 	nodes map[string]*Node
 }
 
-// freePorts finds ports that nobody uses now.
+// givenPorts are those that tests have: of a node that is down they are free, and
+// no other test's.
+var givenPorts sync.Map
+
+// freePorts are addresses on which nothing listens. They are below those that
+// systems give to outgoing connections, which might take one of a node that is
+// down.
 func freePorts(n int) ([]string, error) {
+	const first, last = 10_000, 15_000
 	var addrs []string
-	for range n {
-		// All are held until all are found, so that none is given out twice.
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(addrs) < n; tries++ {
+		addr := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first))
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
+			if tries > 100*n {
+				return nil, err
+			}
+			continue
+		}
+		if err := l.Close(); err != nil {
 			return nil, err
 		}
-		defer l.Close() // it accepted nothing
-		addrs = append(addrs, l.Addr().String())
+		if _, taken := givenPorts.LoadOrStore(addr, true); !taken {
+			addrs = append(addrs, addr)
+		}
 	}
 	return addrs, nil
 }

@@ -42,8 +42,15 @@ func TestInterop(t *testing.T) {
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			command, faults := p.make(t, t.TempDir())
-			t.Run("quiet", func(t *testing.T) { interop(t, command, "", false) })
-			t.Run("leaders killed", func(t *testing.T) { interop(t, command, faults, true) })
+			t.Run("quiet", func(t *testing.T) { interop(t, 3, command, "", false) })
+			t.Run("leaders killed", func(t *testing.T) { interop(t, 3, command, faults, true) })
+			// Groups share no window of sends: only with one is a repeat never stored.
+			t.Run("one group, leader killed", func(t *testing.T) {
+				t.Setenv("RAFTMQ_INTEROP", "send")
+				if doubled := interop(t, 1, command, faults, true); doubled != 0 {
+					t.Errorf("%d messages are stored twice", doubled)
+				}
+			})
 		})
 	}
 }
@@ -88,10 +95,11 @@ func nodeProgram(t *testing.T, source, dir string) (command []string, faults str
 	return []string{"env", "FAULTS=${FAULTS}", "HOME=" + dir, "TMPDIR=" + dir, "node", filepath.Join(dir, "interop.js")}, "true"
 }
 
-// interop runs a program against a cluster of three groups, whose leaders are
-// killed meanwhile if asked to.
-func interop(t *testing.T, command []string, faults string, kill bool) {
-	c := newCluster(t, t.TempDir(), 3, 3)
+// interop runs a program against a cluster of some groups, whose leaders are
+// killed meanwhile if asked to. It returns how many messages of the scenario
+// "send" are stored twice.
+func interop(t *testing.T, groups int, command []string, faults string, kill bool) (doubled int) {
+	c := newCluster(t, t.TempDir(), 3, groups)
 	c.set = []string{"enablePropertyFilter=true", "transactionTimeOut=3s", "transactionCheckInterval=1s"}
 	t.Cleanup(func() {
 		c.killAll()
@@ -153,8 +161,54 @@ func interop(t *testing.T, command []string, faults string, kill bool) {
 		t.Errorf("%d scenarios passed, the program ended with %v:\n%s", passed, err, text[max(0, len(text)-8000):])
 	}
 	c.healthy()
+	if only := os.Getenv("RAFTMQ_INTEROP"); only == "1" || strings.Contains(only, "send") {
+		doubled = storedTwice(t, c, "TOPIC-"+run+"-send")
+		t.Logf("of the messages of \"send\" %d are stored twice", doubled)
+	}
 	c.stop()
 	c.verify()
+	return doubled
+}
+
+// storedTwice counts the messages of a topic that are there more than once.
+func storedTwice(t *testing.T, c *cluster, topic string) (doubled int) {
+	cl, err := client.New(client.Config{NameServers: c.namesrvs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close(context.Background())
+	p, err := cl.NewPullConsumer(client.PullConfig{Group: "counts"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	queues, err := p.FetchQueues(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := map[string]int{}
+	for _, q := range queues {
+		end, err := p.MaxOffset(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := int64(0); at < end; {
+			r, err := p.Pull(t.Context(), client.PullRequest{Queue: q, Offset: at})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range r.Messages {
+				times[string(m.Body)]++
+			}
+			at = r.NextOffset
+		}
+	}
+	if len(times) == 0 {
+		t.Error("no message is stored")
+	}
+	for _, n := range times {
+		doubled += n - 1
+	}
+	return doubled
 }
 
 func interopTopics(t *testing.T, c *cluster, run string) {
