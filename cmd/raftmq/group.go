@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +18,9 @@ func groupCommand() *cli.Command {
 	anyTopic := &cli.StringFlag{Name: "topic", Aliases: []string{"t"}, Usage: "only in this `TOPIC`"}
 	return &cli.Command{
 		Name:  "group",
-		Usage: "list, describe and delete consumer groups; set their offsets",
+		Usage: "create, list, describe and delete consumer groups; set their offsets",
 		Subcommands: []*cli.Command{
+			groupCreateCommand(),
 			{Name: "list", Usage: "list the consumer groups", Flags: []cli.Flag{
 				namesrvFlag, outputFlag,
 				&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "the system's own too"},
@@ -61,13 +63,10 @@ func groupList(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		t := newTable("group", "consume", "broadcast", "max retries")
-		for _, g := range groups {
-			if c.Bool("all") || !client.IsSystemGroup(g.Name) {
-				t.add(g.Name, g.ConsumeEnable, g.ConsumeBroadcastEnable, g.RetryMaxTimes)
-			}
+		if !c.Bool("all") {
+			groups = slices.DeleteFunc(groups, func(g client.GroupConfig) bool { return client.IsSystemGroup(g.Name) })
 		}
-		return t.print(c)
+		return printGroups(c, groups...)
 	})
 }
 
@@ -250,7 +249,7 @@ func groupDelete(c *cli.Context) error {
 func groupStep(err error) string {
 	switch {
 	case errors.Is(err, client.ErrNoGroup):
-		return "\nraftmq group list shows the groups there are; one is made when its first consumer comes."
+		return "\nraftmq group list shows the groups there are; raftmq group create makes one, and so does its first consumer."
 	case errors.Is(err, client.ErrNotOnline):
 		return "\nThe group has no consumer now: start one, or switch useServerSideResetOffset on, which needs none."
 	case errors.Is(err, client.ErrNotFound) && !strings.Contains(err.Error(), "raftmq "):

@@ -49,7 +49,7 @@ func TestGroupAndMessageCommands(t *testing.T) {
 	}
 	run("consume --topic Grouped --group gg --idle 300ms").want(t, 0, "consumed 0 messages")
 
-	run("consume --topic Grouped --group cloned --count 1").want(t, 0)
+	run("group create cloned").want(t, 0)
 	run("group clone-offset --from gg --topic Grouped cloned").want(t, 0, "Grouped")
 	offset("cloned", 20)
 	run("group delete -o json cloned").want(t, 0, `"deleted": true`)
@@ -85,4 +85,36 @@ func TestGroupAndMessageCommands(t *testing.T) {
 		t.Errorf("%v", rows)
 	}
 	run("message query --key k NoSuchTopic").want(t, exitFailed, "NoSuchTopic")
+}
+
+// A group is made before its first consumer; what no flag names stays.
+func TestGroupCreate(t *testing.T) {
+	env := shared(t)
+	run := func(line string) result {
+		t.Helper()
+		return raftmqIn(t, env, nil, strings.Fields(line)...)
+	}
+	want := func(r result, consume, broadcast bool, retries, queues float64) {
+		t.Helper()
+		for _, row := range r.rows(t) {
+			if row["group"] != "made" {
+				continue
+			}
+			if row["consume"] != consume || row["broadcast"] != broadcast || row["maxRetries"] != retries || row["retryQueues"] != queues {
+				t.Errorf("%v", row)
+			}
+			return
+		}
+		t.Errorf("no group made: %s", r.out)
+	}
+	want(run("group create -o json made"), true, true, 16, 1)
+	want(run("group create --retry-max 3 --broadcast off -o json made"), true, false, 3, 1)
+	want(run("group create --retry-max 0 --retry-queues 2 --consume off -o json made"), false, false, 0, 2)
+	want(run("group list -o json"), false, false, 0, 2)
+	run("group create bad/name").want(t, exitUsage, "bad/name")
+	run("topic create --queues 1 Made").want(t, 0)
+	run("produce --topic Made --size 1 --count 1").want(t, 0)
+	run("consume --topic Made --group made --idle 300ms").want(t, 0, "consumed 0 messages")
+	want(run("group create --consume on -o json made"), true, false, 0, 2)
+	run("consume --topic Made --group made --count 1").want(t, 0, "consumed 1 messages")
 }
