@@ -53,3 +53,6 @@ const GroupTools = remoting.GroupTools
 
 // IsSystemTopic says whether a topic is one of RocketMQ's own.
 func IsSystemTopic(name string) bool { return remoting.IsSystemTopic(name) }
+
+// IsSystemProperty says whether a message's property is one that RocketMQ uses itself, and so none of Message.Properties.
+func IsSystemProperty(name string) bool { return systemProperties[name] }

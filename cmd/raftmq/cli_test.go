@@ -76,6 +76,8 @@ func TestProduceAndConsume(t *testing.T) {
 		t.Errorf("the sixth is %q", r.out)
 	}
 
+	run(nil, "consume --topic Piped --group all --count 501 --idle 1s").want(t, 0, "consumed 500 of 501 messages: nothing came for 1s")
+
 	// A file; only its first lines; key and tag.
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, []byte("a\n\nc\xff\nnot sent"), 0o640); err != nil {
@@ -116,6 +118,31 @@ func TestProduceAndConsume(t *testing.T) {
 	// By one byte, which the reader's buffer has room for.
 	run(strings.NewReader("short\n"+strings.Repeat("x", maxLine+1)+"\n"), "produce --topic Long").want(t, exitFailed, tooLong)
 	run(nil, "produce --topic bad/name --size 1 --count 1").want(t, exitUsage, "bad/name")
+}
+
+// By level and by time: messages are not there before.
+func TestProduceDelayed(t *testing.T) {
+	env := shared(t)
+	run := func(line string) result {
+		t.Helper()
+		return raftmqIn(t, env, nil, strings.Fields(line)...)
+	}
+	run("topic create --queues 1 Delayed").want(t, 0)
+	for i, flag := range []string{"--delay 1", "--deliver-after 1s"} {
+		run("produce --topic Delayed --size 10 --count 1 "+flag).want(t, 0)
+		r := run("consume --topic Delayed --group g --count 1 -o json").want(t, 0, "consumed 1 messages")
+		var m struct {
+			Offset              int
+			StoreTime, BornTime time.Time
+		}
+		if err := json.Unmarshal([]byte(r.out), &m); err != nil {
+			t.Fatalf("%v: %s", err, r.out)
+		}
+		if m.Offset != i || m.StoreTime.Sub(m.BornTime) < 900*time.Millisecond {
+			t.Errorf("%s: %s", flag, r.out)
+		}
+	}
+	run("produce --topic Delayed --size 10 --count 1 --deliver-after 9000h").want(t, exitFailed, "rejected")
 }
 
 // consume | head: who reads has seen enough, and consume ends without a word of

@@ -21,6 +21,8 @@ func consumeCommand() *cli.Command {
 		Name:  "consume",
 		Usage: "consume messages as a member of a consumer group, and print them",
 		Description: "A message counts as consumed when it was printed; the group goes on behind it next time.\n" +
+			"When --idle ends it standard error says how many came; the exit code is 0, also if --count\n" +
+			"asked for more.\n" +
 			"With -o json each line is an object with the message's fields; a body that is no UTF-8 text is\n" +
 			"its bodyBase64.",
 		Flags: []cli.Flag{
@@ -46,6 +48,7 @@ type printer struct {
 	limit int
 	n     int
 	last  time.Time
+	idle  bool // nothing came for long enough
 	done  chan struct{}
 	err   error // of printing: the consumer must stop, or it would ack what nobody saw
 }
@@ -100,7 +103,7 @@ func (p *printer) write(m *client.MessageExt) error {
 // messageFields are a message as JSON has it: the body in base64 if it is no text.
 func messageFields(m *client.MessageExt) map[string]any {
 	fields := map[string]any{
-		"topic": m.Topic, "queue": m.Queue.QueueID, "broker": m.Queue.BrokerName, "offset": m.QueueOffset, "msgId": m.MsgID,
+		"topic": m.Topic, "queue": m.Queue.QueueID, "broker": m.Queue.BrokerName, "offset": m.QueueOffset, "msgId": m.MsgID, "offsetMsgId": m.OffsetMsgID,
 		"keys": append([]string{}, m.Keys...), "tag": m.Tags, "properties": m.Properties, "reconsumeTimes": m.ReconsumeTimes,
 		"storeTime": m.StoreTime, "bornTime": m.BornTime,
 	}
@@ -176,7 +179,11 @@ func runConsume(c *cli.Context) error {
 	if err != nil && p.n == 0 {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "consumed %d messages\n", p.n)
+	if err == nil && p.idle && p.limit > 0 {
+		fmt.Fprintf(os.Stderr, "consumed %d of %d messages: nothing came for %v\n", p.n, p.limit, c.Duration("idle"))
+	} else {
+		fmt.Fprintf(os.Stderr, "consumed %d messages\n", p.n)
+	}
 	return errors.Join(err, p.err)
 }
 
@@ -193,9 +200,10 @@ func (p *printer) wait(ctx context.Context, idle time.Duration) bool {
 			return false
 		case <-tick.C:
 			p.mu.Lock()
-			quiet := time.Since(p.last)
+			p.idle = idle > 0 && !p.full() && time.Since(p.last) > idle
+			quiet := p.idle
 			p.mu.Unlock()
-			if idle > 0 && quiet > idle {
+			if quiet {
 				return false
 			}
 		}

@@ -102,7 +102,7 @@ func dlqList(c *cli.Context) error {
 		if limit > 0 && len(t.rows) == limit {
 			return errEnough
 		}
-		t.add(l.MsgID, l.OriginTopic, l.Tags, strings.Join(l.Keys, " "), l.ReconsumeTimes, l.StoreTime, len(l.Body), l.Handled, l.Queue.BrokerName)
+		t.add(l.MsgID, l.OriginTopic, l.Tags, listCell(l.Keys), l.ReconsumeTimes, l.StoreTime, len(l.Body), l.Handled, l.Queue.BrokerName)
 		return nil
 	})
 	if errors.Is(err, errEnough) {
@@ -121,7 +121,6 @@ func letterFields(l *client.DeadLetter) map[string]any {
 	fields["topic"] = l.OriginTopic
 	fields["deadLetterTopic"] = l.Topic
 	fields["originMsgId"] = l.OriginMsgID
-	fields["offsetMsgId"] = l.OffsetMsgID
 	fields["handled"] = l.Handled
 	if l.Compressed { // the body is as it was sent
 		fields["compressed"] = true

@@ -13,7 +13,7 @@ func TestGroupAndMessageCommands(t *testing.T) {
 		return raftmqIn(t, env, nil, strings.Fields(line)...)
 	}
 	run("topic create --queues 1 Grouped").want(t, 0)
-	raftmqIn(t, env, strings.NewReader(lines(20)), "produce", "--topic", "Grouped", "--key", "k%d", "--tag", "T", "--shard", "x").want(t, 0)
+	raftmqIn(t, env, strings.NewReader(lines(20)), "produce", "--topic", "Grouped", "--key", "k%d", "--tag", "T", "--shard", "x", "--property", "color=a,b=c", "--property", "size=9").want(t, 0)
 	run("consume --topic Grouped --group gg --count 20").want(t, 0)
 	run("group list").want(t, 0, "\ngg ")
 	if r := run("group list"); strings.Contains(r.out, "TOOLS_CONSUMER") {
@@ -63,8 +63,14 @@ func TestGroupAndMessageCommands(t *testing.T) {
 
 	// Messages: by key, by either id, by time.
 	rows := run("message query --key k7 -o json Grouped").rows(t)
-	if len(rows) != 1 || rows[0]["body"] != "line 7" || rows[0]["tag"] != "T" {
+	if len(rows) != 1 || rows[0]["body"] != "line 7" || rows[0]["tag"] != "T" || rows[0]["topic"] != "Grouped" {
 		t.Fatalf("%v", rows)
+	}
+	if keys := rows[0]["keys"].([]any); len(keys) != 1 || keys[0] != "k7" {
+		t.Errorf("keys %v", keys)
+	}
+	if p := rows[0]["properties"].(map[string]any); p["color"] != "a,b=c" || p["size"] != "9" {
+		t.Errorf("properties %v", p)
 	}
 	run("message query --id "+rows[0]["msgId"].(string)+" Grouped").want(t, 0, `"line 7"`)
 	id := rows[0]["offsetMsgId"].(string)

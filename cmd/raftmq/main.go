@@ -60,10 +60,13 @@ func app() *cli.App {
 			"before it was done.",
 		Version:         version,
 		HideHelpCommand: true,
-		ExitErrHandler:  func(*cli.Context, error) {}, // main does
-		OnUsageError:    wrongUsage("raftmq"),
-		Action:          oneOf("raftmq", commands),
-		Commands:        commands,
+		// A comma belongs to a value: flags for several are given several times.
+		DisableSliceFlagSeparator: true,
+
+		ExitErrHandler: func(*cli.Context, error) {}, // main does
+		OnUsageError:   wrongUsage("raftmq"),
+		Action:         oneOf("raftmq", commands),
+		Commands:       commands,
 	}
 }
 

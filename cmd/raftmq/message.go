@@ -3,12 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -25,7 +22,8 @@ func messageCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "query", ArgsUsage: "TOPIC", Usage: "find messages of a topic by key, id or time",
-				Description: "With neither --key nor --id all messages that were stored in the span of time, which --from begins.",
+				Description: "With neither --key nor --id all messages that were stored in the span of time, which --from begins.\n" +
+					"With -o json messages have the same fields as from raftmq consume.",
 				Flags: []cli.Flag{
 					namesrvFlag, outputFlag,
 					&cli.StringFlag{Name: "key", Usage: "one of the message's `KEY`s"},
@@ -41,7 +39,8 @@ func messageCommand() *cli.Command {
 	}
 }
 
-// bodyCell is a body in a table: the begin of it as text, all of it in JSON.
+// bodyCell is a body in a table: the begin of it as text. In JSON messages are
+// messageFields, not tables.
 type bodyCell []byte
 
 const shownBody = 60
@@ -52,14 +51,6 @@ func (b bodyCell) String() string {
 		text += "..."
 	}
 	return text
-}
-
-// MarshalJSON writes text as a string, and what is none as {"base64":"..."}.
-func (b bodyCell) MarshalJSON() ([]byte, error) {
-	if utf8.Valid(b) {
-		return json.Marshal(string(b))
-	}
-	return json.Marshal(map[string][]byte{"base64": b})
 }
 
 func messageQuery(c *cli.Context) error {
@@ -98,9 +89,17 @@ func messageQuery(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
+		found = found[:min(len(found), limit)]
+		if c.String("output") == "json" {
+			rows := make([]map[string]any, 0, len(found))
+			for _, m := range found {
+				rows = append(rows, messageFields(m))
+			}
+			return printJSON(c.App.Writer, rows)
+		}
 		t := newTable("msg id", "offset msg id", "broker", "queue", "offset", "stored", "tag", "keys", "body")
-		for _, m := range found[:min(len(found), limit)] {
-			t.add(m.MsgID, m.OffsetMsgID, m.Queue.BrokerName, m.Queue.QueueID, m.QueueOffset, m.StoreTime, m.Tags, strings.Join(m.Keys, " "), bodyCell(m.Body))
+		for _, m := range found {
+			t.add(m.MsgID, m.OffsetMsgID, m.Queue.BrokerName, m.Queue.QueueID, m.QueueOffset, m.StoreTime, m.Tags, listCell(m.Keys), bodyCell(m.Body))
 		}
 		return t.print(c)
 	})
@@ -159,7 +158,7 @@ func messageView(c *cli.Context) error {
 		t.add("born", m.BornTime)
 		t.add("born host", m.BornHost.String())
 		t.add("tag", m.Tags)
-		t.add("keys", strings.Join(m.Keys, " "))
+		t.add("keys", listCell(m.Keys))
 		t.add("reconsume times", m.ReconsumeTimes)
 		for name, value := range m.RawProperties().All() {
 			t.add("property "+string(name), strconv.Quote(string(value)))

@@ -95,10 +95,29 @@ func (t *table) json(w io.Writer) error {
 		}
 		rows = append(rows, m)
 	}
+	return printJSON(w, rows)
+}
+
+// printJSON writes what no table is.
+func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(rows)
+	return e.Encode(v)
 }
+
+// listCell is a list in a table: by spaces in text, a list in JSON, also if it
+// is empty.
+type listCell []string
+
+func (l listCell) String() string {
+	if len(l) == 0 {
+		return "-"
+	}
+	return strings.Join(l, " ")
+}
+
+// MarshalJSON writes a list that is nil as one that is empty.
+func (l listCell) MarshalJSON() ([]byte, error) { return json.Marshal(append([]string{}, l...)) }
 
 // jsonKey turns a heading into a key: "longest gap" is longestGap, "msg/s"
 // msgPerS.

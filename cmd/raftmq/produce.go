@@ -32,6 +32,9 @@ func produceCommand() *cli.Command {
 			&cli.StringFlag{Name: "file", Aliases: []string{"F"}, Usage: "`FILE` of messages, - for standard input (the default)"},
 			&cli.StringFlag{Name: "key", Usage: "`KEY` to find each message by; %d is its number"},
 			&cli.StringFlag{Name: "tag", Usage: "`TAG` of each message"},
+			&cli.StringSliceFlag{Name: "property", Usage: "`NAME=VALUE` of each message, for consumers and their --sql; more than once for more"},
+			&cli.IntFlag{Name: "delay", DefaultText: "none", Usage: "deliver by the brokers' delay `LEVEL`: by default 1 is 1 s, 5 is 1 min, 18, the highest, 2 h"},
+			&cli.DurationFlag{Name: "deliver-after", DefaultText: "at once", Usage: "deliver after this `TIME`, up to timerMaxDelaySec"},
 			&cli.StringFlag{Name: "shard", Usage: "`KEY`: all messages to the queue that belongs to it, in order"},
 			&cli.IntFlag{Name: "size", DefaultText: "none are generated", Usage: "generate messages of this many `BYTES`"},
 			&cli.IntFlag{Name: "count", DefaultText: "all lines", Usage: "generate `N` messages, or send only the first N lines"},
@@ -89,12 +92,44 @@ func source(c *cli.Context) (next func() ([]byte, error), closer io.Closer, err 
 	}, in, nil
 }
 
+// messageLike reads the flags that say what all messages have. Properties is
+// only read by sends, so they can share it.
+func messageLike(c *cli.Context) (m client.Message, err error) {
+	m = client.Message{
+		Topic: c.String("topic"), Tags: c.String("tag"), ShardingKey: c.String("shard"), Properties: map[string]string{},
+		DelayLevel: c.Int("delay"), DeliverAfter: c.Duration("deliver-after"),
+	}
+	for _, p := range c.StringSlice("property") {
+		name, value, ok := strings.Cut(p, "=")
+		switch {
+		case !ok || name == "" || value == "":
+			return m, usage("--property %s: want NAME=VALUE", p)
+		case client.IsSystemProperty(name):
+			return m, usage("--property %s: %s is the system's own; there are --tag, --key, --delay and --deliver-after", p, name)
+		}
+		m.Properties[name] = value
+	}
+	switch {
+	case c.IsSet("delay") && m.DelayLevel < 1:
+		return m, usage("--delay %d: want a level, 1 or more", m.DelayLevel)
+	case c.IsSet("deliver-after") && m.DeliverAfter <= 0:
+		return m, usage("--deliver-after %v: want more than 0", m.DeliverAfter)
+	case c.IsSet("delay") && c.IsSet("deliver-after"):
+		return m, usage("--delay and --deliver-after: want one of them")
+	}
+	return m, nil
+}
+
 func runProduce(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
 	if d := c.Duration("timeout"); d <= 0 {
 		return usage("--timeout %v: want more than 0", d)
+	}
+	like, err := messageLike(c)
+	if err != nil {
+		return err
 	}
 	next, in, err := source(c)
 	if err != nil {
@@ -106,7 +141,7 @@ func runProduce(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		var s sender
+		s := sender{like: like}
 		err = s.run(ctx, c, p, next)
 		if errors.Is(err, client.ErrNotSent) && errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("%w (asked were the name servers %s)", err, c.String("namesrv"))
@@ -123,6 +158,7 @@ func runProduce(c *cli.Context) error {
 
 // sender sends what a source gives, and counts.
 type sender struct {
+	like                          client.Message // what all have
 	mu                            sync.Mutex
 	sent, stored, failed, unknown int64
 	err                           error // the first, or the first whose outcome is unknown
@@ -179,13 +215,14 @@ func (s *sender) run(ctx context.Context, c *cli.Context, p *client.Producer, ne
 
 // send sends one message; the first that fails cancels the rest.
 func (s *sender) send(ctx context.Context, cancel func(), c *cli.Context, p *client.Producer, data []byte, under *sync.WaitGroup) {
-	m := &client.Message{Topic: c.String("topic"), Body: data, Tags: c.String("tag"), ShardingKey: c.String("shard")}
+	m := s.like
+	m.Body = data
 	if key := c.String("key"); key != "" {
 		m.Keys = []string{strings.ReplaceAll(key, "%d", fmt.Sprint(s.sent))}
 	}
 	s.sent++
 	under.Add(1)
-	p.SendAsync(ctx, m, func(_ *client.SendResult, err error) {
+	p.SendAsync(ctx, &m, func(_ *client.SendResult, err error) {
 		defer under.Done()
 		s.mu.Lock()
 		defer s.mu.Unlock()
