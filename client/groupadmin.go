@@ -66,6 +66,12 @@ func (a *Admin) resetOffsets(ctx context.Context, broker string, h *remoting.Res
 	return list, nil
 }
 
+// CommittedOffset returns a consumer group's offset of a queue; ErrNoOffset if it has committed none, also if its consumers would begin a young
+// queue at 0.
+func (a *Admin) CommittedOffset(ctx context.Context, group string, queue MessageQueue) (int64, error) {
+	return a.c.committedOffset(ctx, group, queue, true)
+}
+
 // CloneOffsets gives consumer group dest the offsets of src, in one topic or, with topic "", in all where src has any. Both groups must
 // exist. Clients of dest are told as of a reset.
 func (a *Admin) CloneOffsets(ctx context.Context, src, dest, topic string) error {

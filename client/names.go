@@ -20,6 +20,8 @@ type (
 	TopicStats = remoting.TopicStats
 	// ConsumeStats is how far a group is with its queues.
 	ConsumeStats = remoting.ConsumeStats
+	// QueueConsumeStats is how far a group is with a queue.
+	QueueConsumeStats = remoting.QueueConsumeStats
 	// ConsumerConnections are the clients of a consumer group.
 	ConsumerConnections = remoting.ConsumerConnections
 	// QueueOffset is an offset of a queue.

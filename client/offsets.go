@@ -29,9 +29,11 @@ func (c *Client) queueOffset(ctx context.Context, mq MessageQueue, code int32, h
 	return o.Offset, err
 }
 
-// committedOffset returns a group's offset of a queue; ErrNoOffset if it has none.
-func (c *Client) committedOffset(ctx context.Context, group string, mq MessageQueue) (int64, error) {
-	offset, err := c.queueOffset(ctx, mq, remoting.QueryConsumerOffset, &remoting.QueryConsumerOffsetRequest{ConsumerGroup: group, Topic: mq.Topic, QueueID: mq.QueueID})
+// committedOffset returns a group's offset of a queue; ErrNoOffset if it has none. Without noZero a young queue is at 0 then.
+func (c *Client) committedOffset(ctx context.Context, group string, mq MessageQueue, noZero bool) (int64, error) {
+	offset, err := c.queueOffset(ctx, mq, remoting.QueryConsumerOffset, &remoting.QueryConsumerOffsetRequest{
+		ConsumerGroup: group, Topic: mq.Topic, QueueID: mq.QueueID, NoZero: noZero,
+	})
 	if errors.Is(err, &BrokerError{Code: remoting.QueryNotFound}) {
 		return 0, fmt.Errorf("%w: group %s, topic %s, broker %s, queue %d", ErrNoOffset, group, mq.Topic, mq.BrokerName, mq.QueueID)
 	}
@@ -61,7 +63,7 @@ func (c *Client) offsetAt(ctx context.Context, mq MessageQueue, t time.Time) (in
 // Committed returns the offset that the group has committed of a queue: that of the next message to consume. ErrNoOffset: none was ever
 // committed; any other error means that it could not be found out.
 func (p *PullConsumer) Committed(ctx context.Context, queue MessageQueue) (int64, error) {
-	return p.offset(ctx, func(ctx context.Context) (int64, error) { return p.c.committedOffset(ctx, p.cfg.Group, queue) })
+	return p.offset(ctx, func(ctx context.Context) (int64, error) { return p.c.committedOffset(ctx, p.cfg.Group, queue, false) })
 }
 
 // Commit stores the offset of the next message to consume. When it returns nil the broker has stored it. Of queues that are polled CommitSync

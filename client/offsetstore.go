@@ -24,7 +24,7 @@ type brokerOffsets struct {
 func (o brokerOffsets) load() error { return nil }
 
 func (o brokerOffsets) committed(ctx context.Context, mq MessageQueue) (int64, error) {
-	return o.c.committedOffset(ctx, o.group, mq)
+	return o.c.committedOffset(ctx, o.group, mq, false)
 }
 
 func (o brokerOffsets) commit(ctx context.Context, mq MessageQueue, offset int64) error {

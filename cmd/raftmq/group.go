@@ -25,7 +25,7 @@ func groupCommand() *cli.Command {
 				namesrvFlag, outputFlag,
 				&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "the system's own too"},
 			}, Action: groupList},
-			{Name: "describe", ArgsUsage: "GROUP", Usage: "show how far a group is, and who consumes", Flags: []cli.Flag{namesrvFlag, outputFlag, anyTopic}, Action: groupDescribe},
+			groupDescribeCommand(),
 			{
 				Name: "reset-offset", ArgsUsage: "GROUP", Usage: "set where a group goes on",
 				Description: "In all queues of a topic by time, or in one queue to an offset. The group's consumers may be there\n" +
@@ -82,47 +82,6 @@ func knownGroup(ctx context.Context, a *client.Admin, name string) error {
 		}
 	}
 	return fmt.Errorf("%w: %s", client.ErrNoGroup, name)
-}
-
-func groupDescribe(c *cli.Context) error {
-	name, err := oneArg(c, "GROUP")
-	if err != nil {
-		return err
-	}
-	return withAdmin(c, func(ctx context.Context, a *client.Admin) error {
-		if err := knownGroup(ctx, a, name); err != nil {
-			return err
-		}
-		stats, err := a.ConsumeStats(ctx, name, c.String("topic"))
-		if err != nil {
-			return err
-		}
-		online, err := a.Consumers(ctx, name)
-		if errors.Is(err, client.ErrNotOnline) {
-			online, err = &client.ConsumerConnections{}, nil
-		}
-		if err != nil {
-			return err
-		}
-		t := newTable("group", "topic", "broker", "queue", "offset", "end", "lag", "last consumed")
-		for _, q := range stats.Queues {
-			var at time.Time
-			if q.LastTimestamp > 0 {
-				at = time.UnixMilli(q.LastTimestamp)
-			}
-			t.add(name, q.Topic, q.BrokerName, q.QueueID, q.ConsumerOffset, q.BrokerOffset, q.BrokerOffset-q.ConsumerOffset, at)
-		}
-		if err := t.print(c); err != nil || c.String("output") == "json" {
-			return err
-		}
-		_, err = fmt.Fprintf(c.App.Writer, "\n%d consumers\n", len(online.Connections))
-		for _, m := range online.Connections {
-			if err == nil {
-				_, err = fmt.Fprintf(c.App.Writer, "%s  %s  %s\n", m.ClientID, m.ClientAddr, m.Language)
-			}
-		}
-		return err
-	})
 }
 
 // timeFlag reads a flag that holds a time, or says how long ago it was.

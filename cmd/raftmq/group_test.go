@@ -1,10 +1,27 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 )
+
+// description is what group describe -o json prints.
+type description struct {
+	Group             string
+	Queues, Consumers []map[string]any
+}
+
+func (r result) described(t testing.TB) (d description) {
+	t.Helper()
+	r.want(t, 0)
+	if err := json.Unmarshal([]byte(r.out), &d); err != nil {
+		t.Fatalf("%v: %s", err, r.out)
+	}
+	return d
+}
 
 func TestGroupAndMessageCommands(t *testing.T) {
 	env := shared(t)
@@ -21,7 +38,7 @@ func TestGroupAndMessageCommands(t *testing.T) {
 	}
 	offset := func(group string, want float64) {
 		t.Helper()
-		rows := run("group describe --topic Grouped -o json " + group).rows(t)
+		rows := run("group describe --topic Grouped -o json " + group).described(t).Queues
 		if len(rows) != 1 || rows[0]["offset"] != want || rows[0]["end"] != 20.0 || rows[0]["lag"] != 20-want {
 			t.Errorf("%s is at %v, want %v", group, rows, want)
 		}
@@ -123,4 +140,52 @@ func TestGroupCreate(t *testing.T) {
 	run("consume --topic Made --group made --idle 300ms").want(t, 0, "consumed 0 messages")
 	want(run("group create --consume on -o json made"), true, false, 0, 2)
 	run("consume --topic Made --group made --count 1").want(t, 0, "consumed 1 messages")
+}
+
+// Queues without a committed offset count too, also where the broker group knows
+// of none; those that consume are in JSON.
+func TestGroupDescribeUncommitted(t *testing.T) {
+	c := startCluster(t, 1, 2)
+	env := []string{"RAFTMQ_NAMESRV=" + c.namesrvs()}
+	run := func(line string) result {
+		t.Helper()
+		return raftmqIn(t, env, nil, strings.Fields(line)...)
+	}
+	run("topic create --queues 1 Halves").want(t, 0)
+	run("produce --topic Halves --size 1 --count 10").want(t, 0)
+	run("group create halved").want(t, 0)
+	if d := run("group describe -o json halved").described(t); d.Group != "halved" || len(d.Queues) != 0 || d.Consumers == nil {
+		t.Errorf("%+v", d)
+	}
+	run("group reset-offset --topic Halves --broker broker-a --queue 0 --offset 0 halved").want(t, 0)
+	d := run("group describe -o json halved").described(t)
+	if len(d.Queues) != 2 || d.Queues[0]["offset"] != 0.0 || d.Queues[1]["offset"] != nil || d.Queues[1]["broker"] != "broker-b" {
+		t.Fatalf("%+v", d)
+	}
+	if a, b := d.Queues[0]["lag"].(float64), d.Queues[1]["lag"].(float64); a+b != 10 || b != d.Queues[1]["end"] {
+		t.Errorf("a lag of %v and %v", a, b)
+	}
+	run("group describe halved").want(t, 0, "broker-b  0      -  ", "0 consumers")
+
+	// A group that has committed nothing yet, but subscribes.
+	p := startCommand(t, env, nil, "consume", "--topic", "Halves", "--group", "waiting", "--tag", "none")
+	eventually(t, "a consumer", func() error {
+		r := run("group describe -o json waiting")
+		if r.code != 0 {
+			return fmt.Errorf("%s", r.err)
+		}
+		d := r.described(t)
+		n := 0
+		for _, q := range d.Queues {
+			if q["topic"] == "Halves" {
+				n++
+			}
+		}
+		if n != 2 || len(d.Consumers) != 1 || d.Consumers[0]["clientId"] == "" || d.Consumers[0]["language"] != "GO" {
+			return fmt.Errorf("%+v", d)
+		}
+		return nil
+	})
+	run("group describe waiting").want(t, 0, "1 consumers", "GO")
+	p.interrupt(0)
 }

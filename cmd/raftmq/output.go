@@ -21,7 +21,7 @@ var (
 )
 
 // table is what a command prints: rows under headings, or the same as JSON
-// objects, whose keys are the headings. A time that is none is - or null.
+// objects, whose keys are the headings. A time that is none, and nil, are - or null.
 type table struct {
 	headings []string
 	rows     [][]any
@@ -34,7 +34,7 @@ func (t *table) add(cells ...any) { t.rows = append(t.rows, cells) }
 // print writes the table as the -o flag says.
 func (t *table) print(c *cli.Context) error {
 	if c.String("output") == "json" {
-		return t.json(c.App.Writer)
+		return printJSON(c.App.Writer, t.objects())
 	}
 	return t.text(c.App.Writer)
 }
@@ -56,6 +56,8 @@ func (t *table) text(w io.Writer) error {
 
 func cellText(v any) string {
 	switch v := v.(type) {
+	case nil:
+		return "-"
 	case float64:
 		return fmt.Sprintf("%.1f", v)
 	case time.Duration:
@@ -78,7 +80,8 @@ func cellText(v any) string {
 	return fmt.Sprint(v)
 }
 
-func (t *table) json(w io.Writer) error {
+// objects are the rows as JSON has them.
+func (t *table) objects() []map[string]any {
 	rows := make([]map[string]any, 0, len(t.rows))
 	for _, row := range t.rows {
 		m := map[string]any{}
@@ -95,7 +98,7 @@ func (t *table) json(w io.Writer) error {
 		}
 		rows = append(rows, m)
 	}
-	return printJSON(w, rows)
+	return rows
 }
 
 // printJSON writes what no table is.

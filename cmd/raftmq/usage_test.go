@@ -211,7 +211,7 @@ func TestJSONKeys(t *testing.T) {
 	var out strings.Builder
 	never := newTable("last stored")
 	never.add(time.Time{})
-	if err := never.json(&out); err != nil || !strings.Contains(out.String(), `"lastStored": null`) {
+	if err := printJSON(&out, never.objects()); err != nil || !strings.Contains(out.String(), `"lastStored": null`) {
 		t.Errorf("no time in JSON: %s, %v", out.String(), err)
 	}
 	if got := cellText(1500 * time.Millisecond); got != "1.5s" {
