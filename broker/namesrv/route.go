@@ -3,7 +3,6 @@ package namesrv
 import (
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -47,11 +46,18 @@ func (s *Service) handleRoute(req *remoting.Command) (*remoting.Command, error) 
 	return s.answerRoute(h)
 }
 
-// heldRoutes are route requests that wait for the service to be ready.
+// heldRoutes are route requests that wait for the service to be ready. Who takes
+// one out answers it.
 type heldRoutes struct {
 	mu       sync.Mutex
-	list     []func()
+	waiting  map[*heldRoute]struct{}
 	released bool
+}
+
+type heldRoute struct {
+	request   remoting.RouteRequest
+	responder remoting.Responder
+	timer     *time.Timer
 }
 
 const (
@@ -67,38 +73,52 @@ func (s *Service) holdRoute(h remoting.RouteRequest, r remoting.Responder) bool 
 	k := &s.held
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.released || len(k.list) >= maxHeldRoutes {
+	// What has a longer name is no topic, and not worth its memory.
+	if k.released || len(k.waiting) >= maxHeldRoutes || len(h.Topic) > remoting.MaxGroupTopicName {
 		return false
 	}
-	var answered atomic.Bool
-	answer := func() {
-		// To answer may find that the service is ready, which answers all.
-		if answered.Swap(true) {
-			return
+	h.Topic = strings.Clone(h.Topic) // without what else the request has
+	held := &heldRoute{request: h, responder: r}
+	held.timer = time.AfterFunc(routeHold, func() {
+		if k.take(held) {
+			s.answerHeld(held)
 		}
-		resp, err := s.answerRoute(h)
-		if err != nil {
-			r.Error(err)
-			return
-		}
-		r.Respond(resp)
-	}
-	timer := time.AfterFunc(routeHold, answer)
-	k.list = append(k.list, func() {
-		timer.Stop()
-		answer()
 	})
+	if k.waiting == nil {
+		k.waiting = map[*heldRoute]struct{}{}
+	}
+	k.waiting[held] = struct{}{}
 	return true
 }
 
-// release answers all that are held, and has none held any more.
-func (k *heldRoutes) release() {
+func (s *Service) answerHeld(held *heldRoute) {
+	resp, err := s.answerRoute(held.request)
+	if err != nil {
+		held.responder.Error(err)
+		return
+	}
+	held.responder.Respond(resp)
+}
+
+// take says whether the request was still held. It is not any more.
+func (k *heldRoutes) take(held *heldRoute) bool {
 	k.mu.Lock()
-	list := k.list
-	k.list, k.released = nil, true
+	defer k.mu.Unlock()
+	_, ok := k.waiting[held]
+	delete(k.waiting, held)
+	return ok
+}
+
+// releaseRoutes answers all that are held, and has none held any more.
+func (s *Service) releaseRoutes() {
+	k := &s.held
+	k.mu.Lock()
+	waiting := k.waiting
+	k.waiting, k.released = nil, true
 	k.mu.Unlock()
-	for _, answer := range list {
-		answer()
+	for held := range waiting { // in any order
+		held.timer.Stop()
+		s.answerHeld(held)
 	}
 }
 

@@ -255,6 +255,42 @@ func TestRouteIsHeldUntilReady(t *testing.T) {
 	})
 }
 
+// TestHeldRoutesAreForgotten: what was answered takes no memory any more, however
+// long the service waits, nor does what names no topic.
+func TestHeldRoutesAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire()
+		s := w.serve(t, "ns:1", Config{Expect: []Broker{{"broker-a", "a:1"}}})
+		held := func() int {
+			s.held.mu.Lock()
+			defer s.held.mu.Unlock()
+			return len(s.held.waiting)
+		}
+		start := time.Now()
+		ask := func(topic string) time.Duration {
+			if _, code := w.client(t, "ns:1").route(topic); code != remoting.SystemError {
+				t.Errorf("code %d", code)
+			}
+			return time.Since(start)
+		}
+		if took := ask(strings.Repeat("T", remoting.MaxGroupTopicName+1)); took != 0 {
+			t.Errorf("what names no topic is answered after %v", took)
+		}
+		for range 3 {
+			go ask("T")
+		}
+		synctest.Wait()
+		if n := held(); n != 3 {
+			t.Errorf("%d are held, want 3", n)
+		}
+		time.Sleep(routeHold)
+		synctest.Wait()
+		if n := held(); n != 0 {
+			t.Errorf("%d are held after they were answered", n)
+		}
+	})
+}
+
 // TestReadyByLeaders: the leader of a raft group knows what its members do, so one
 // that is down is not waited for. RocketMQ's master does not speak for its slaves.
 func TestReadyByLeaders(t *testing.T) {

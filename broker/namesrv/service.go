@@ -74,7 +74,7 @@ func (s *Service) Serve(l net.Listener) error { return s.server.Serve(l) }
 // Shutdown completes the requests in flight, then closes. When ctx ends, the
 // connections are closed at once, and ctx's error is returned.
 func (s *Service) Shutdown(ctx context.Context) error {
-	s.held.release()
+	s.releaseRoutes()
 	err := s.server.Shutdown(ctx)
 	s.closing.Do(func() { close(s.closed) })
 	s.running.Wait()
@@ -106,7 +106,7 @@ func (s *Service) Ready() bool {
 func (s *Service) becomeReady(why string) {
 	if s.ready.CompareAndSwap(false, true) {
 		s.logger.Info("name service is ready", "reason", why, "after", time.Since(s.started))
-		s.held.release()
+		s.releaseRoutes()
 	}
 }
 
