@@ -172,6 +172,10 @@ func (b *Broker) relayNow(ctx context.Context, s *session, req, out *remoting.Co
 		case lead.Self && limbo:
 			// The answer to the first one, or its storing, is found by its key.
 			req.Ext = markRepeat(req.Ext)
+			if isSend(req) {
+				b.sendAfter(s, req, true)
+				return
+			}
 			fallthrough
 		case lead.Self:
 			handle(b, s, req)
@@ -192,6 +196,9 @@ func (b *Broker) relayNow(ctx context.Context, s *session, req, out *remoting.Co
 			return
 		case err == nil && resp.Ext.Get(extOutcome) == "unknown" && relayed[req.Code](b, req) && ctx.Err() == nil:
 			limbo = true // whoever leads next knows
+		case err == nil && resp.Ext.Get(extNotLeading) == "" && limbo && isSend(req) && refused(resp):
+			b.relayUnknown(req) // that this one was refused says nothing of the first
+			return
 		case err == nil && resp.Ext.Get(extNotLeading) == "":
 			resp.Ext.Add(extLeader, lead.Address)
 			req.Responder().Respond(&remoting.Command{Code: resp.Code, Version: resp.Version, Language: resp.Language, Remark: resp.Remark, Ext: resp.Ext, Body: resp.Body})
@@ -221,6 +228,23 @@ func (b *Broker) relayNow(ctx context.Context, s *session, req, out *remoting.Co
 	}
 }
 
+func isSend(req *remoting.Command) bool {
+	switch req.Code {
+	case remoting.SendMessage, remoting.SendMessageV2, remoting.SendBatchMessage:
+		return true
+	}
+	return false
+}
+
+// refused says whether the answer to a send is that it was not stored.
+func refused(resp *remoting.Command) bool {
+	switch resp.Code {
+	case remoting.Success, remoting.SlaveNotAvailable, remoting.FlushDiskTimeout, remoting.FlushSlaveTimeout:
+		return false
+	}
+	return true
+}
+
 func markRepeat(ext remoting.Fields) remoting.Fields {
 	if ext.Get(extRepeat) == "" {
 		ext = append(ext, remoting.Field{Key: extRepeat, Value: "true"})
@@ -231,13 +255,9 @@ func markRepeat(ext remoting.Fields) remoting.Fields {
 // relayUnknown answers a request that was passed on and may have been handled.
 func (b *Broker) relayUnknown(req *remoting.Command) {
 	err := fmt.Errorf("%w: the leader did not answer", raftgroup.ErrUnknown)
-	switch req.Code {
-	case remoting.SendMessage, remoting.SendMessageV2, remoting.SendBatchMessage:
+	var h remoting.SendHeader
+	if isSend(req) && h.Decode(req) == nil {
 		b.counters.putUnknown.Add(1)
-		var h remoting.SendHeader
-		if h.Decode(req) != nil {
-			break
-		}
 		resp := &remoting.Command{Code: remoting.FlushSlaveTimeout, Remark: err.Error(), Header: &remoting.SendResponse{
 			MsgID: remoting.OffsetMsgID(b.addr, -1), QueueID: h.QueueID, QueueOffset: -1,
 		}}

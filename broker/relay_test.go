@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -276,5 +278,56 @@ func TestFirstOnewayRequestsKeepTheirOrder(t *testing.T) {
 	// The last send came behind all commits.
 	if at, err := leader.offset("g", "T", 0); err != nil || at != n-1 {
 		t.Errorf("the group is at %d, %v", at, err)
+	}
+}
+
+// A send that was passed on, and of which nobody knows whether it was stored, is
+// asked about again under its key. If that is refused, by the leader or by this
+// replica once it leads, the first one may be stored nevertheless: a client that is
+// told that it was not would send it to another group. (R2)
+func TestSEND22RefusalAfterLimboIsUnknown(t *testing.T) {
+	t.Parallel()
+	for _, leads := range []bool{false, true} {
+		cl := startCluster(t, 3, nil)
+		leader, follower := cl.leader(t), cl.followers(t)[0]
+		dial(t, leader).topic("T", 1)
+		cl.caughtUp(t)
+		// One that takes a request and is gone.
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var gone sync.WaitGroup
+		gone.Go(func() {
+			conn, err := l.Accept()
+			if err == nil {
+				_, err = conn.Read(make([]byte, 1))
+			}
+			if err == nil && leads {
+				err = leader.group.TransferLeadership(t.Context(), follower.cfg.NodeID)
+			}
+			if err == nil && leads {
+				err = until("the replica leads", follower.leads)
+			}
+			if err = errors.Join(err, conn.Close(), l.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+		follower.links.mu.Lock()
+		if follower.links.byAddr == nil {
+			follower.links.byAddr = map[string]*link{}
+		}
+		follower.links.byAddr[leader.addr.String()] = &link{dialing: make(chan struct{}, 1), conn: remoting.NewConn(nc, remoting.ConnConfig{}, nil)}
+		follower.links.mu.Unlock()
+		resp, err := dial(t, follower).call(&remoting.Command{Code: remoting.SendMessageV2, Header: message("T", 9, remoting.PropUniqKey, "U"), Body: []byte("m")})
+		wantCode(t, err, remoting.FlushSlaveTimeout)
+		if resp != nil && resp.Ext.Get(extOutcome) != "unknown" {
+			t.Errorf("leads %v: the outcome is %q", leads, resp.Ext.Get(extOutcome))
+		}
+		gone.Wait()
 	}
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -38,6 +39,7 @@ type sendOp struct {
 	from      origin
 	key       fsm.Key
 	repeat    bool   // the client says so
+	limbo     bool   // this replica has passed it on, and may have had it stored
 	uniq      string // the UNIQ_KEY, of a batch the first one's
 	delay     int64  // ms
 	recall    string // the handle of a message that is due at a time
@@ -61,9 +63,13 @@ func (op *sendOp) free() {
 }
 
 // send answers a send request. The message is encoded before it returns.
-func (b *Broker) send(s *session, req *remoting.Command) {
+func (b *Broker) send(s *session, req *remoting.Command) { b.sendAfter(s, req, false) }
+
+// sendAfter is send; limbo says that the message was passed on before, and may be
+// stored.
+func (b *Broker) sendAfter(s *session, req *remoting.Command, limbo bool) {
 	op := sendOps.Get().(*sendOp)
-	op.b, op.s, op.responder, op.started = b, s, req.Responder(), time.Now()
+	op.b, op.s, op.responder, op.started, op.limbo = b, s, req.Responder(), time.Now(), limbo
 	if err := op.h.Decode(req); err != nil {
 		op.refuse(err)
 		return
@@ -117,6 +123,10 @@ func (b *Broker) writable() error {
 }
 
 func (op *sendOp) refuse(err error) {
+	if op.limbo { // that this one is refused says nothing of the first
+		op.unknown(fmt.Errorf("%w: the leader before did not answer, this one refuses it: %w", raftgroup.ErrUnknown, err))
+		return
+	}
 	op.b.counters.putFailed.Add(1)
 	op.b.refuse(op.responder, err)
 	op.free()
