@@ -112,7 +112,7 @@ func (b *Broker) relay(s *session, req *remoting.Command, handle handler) {
 	req = req.Clone()
 	out.Body = req.Body
 	refuse := func(err error) { b.refuse(req.Responder(), err) }
-	b.run(b.relaying, len(req.Body), refuse, func(ctx context.Context) { b.relayNow(ctx, s, req, out, handle, refuse) })
+	b.run(b.relaying, requestBytes(req), refuse, func(ctx context.Context) { b.relayNow(ctx, s, req, out, handle, refuse) })
 }
 
 // relayOneway passes on a request whose client does not wait, after those that came
@@ -133,7 +133,7 @@ func (b *Broker) relayOneway(s *session, req, out *remoting.Command, handle hand
 		defer cancel()
 		b.relayNow(ctx, s, req, out, handle, func(err error) { b.refuse(req.Responder(), err) })
 	})
-	if !b.relaying.try(len(req.Body), s.relayFirst) {
+	if !b.relaying.try(requestBytes(req), s.relayFirst) {
 		s.oneway = s.oneway[:len(s.oneway)-1] // it is lost, as on the way
 	}
 }

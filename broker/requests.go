@@ -135,7 +135,7 @@ func blocking(f blockingHandler, pool func(*Broker) *workers) handler {
 	return func(b *Broker, s *session, req *remoting.Command) {
 		req = req.Clone()
 		refuse := func(err error) { b.refuse(req.Responder(), err) }
-		b.run(pool(b), len(req.Body), refuse, func(ctx context.Context) {
+		b.run(pool(b), requestBytes(req), refuse, func(ctx context.Context) {
 			a, err := f(b, ctx, s, req)
 			if err != nil {
 				refuse(err)

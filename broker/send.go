@@ -101,7 +101,7 @@ func (b *Broker) sendAfter(s *session, req *remoting.Command, limbo bool) {
 	}
 	// What is to be created first needs raft.
 	body, version := bytes.Clone(req.Body), req.Version
-	b.run(b.workers, len(body), op.refuse, func(ctx context.Context) {
+	b.run(b.workers, requestBytes(req), op.refuse, func(ctx context.Context) {
 		topic, err := b.sendTopic(ctx, op, version)
 		if err != nil {
 			op.refuse(err)

@@ -13,8 +13,10 @@ const (
 	// what they and those being worked on have together.
 	maxWaiting      = 10_000
 	maxWaitingBytes = 64 << 20
-	// requestSize is what a request takes beside its body, about.
+	// requestSize is what a request takes beside its bytes, about, and fieldSize what
+	// a field of its header does.
 	requestSize = 1 << 10
+	fieldSize   = 32
 )
 
 // workers runs what may block: a number at a time, the rest waits its turn. There
@@ -42,6 +44,15 @@ type job struct {
 func newWorkers(limit int, patience time.Duration) *workers {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &workers{ctx: ctx, cancel: cancel, limit: limit, patience: patience}
+}
+
+// requestBytes is what a request keeps in memory, about.
+func requestBytes(req *remoting.Command) int {
+	size := len(req.Body) + len(req.Remark)
+	for _, f := range req.Ext {
+		size += fieldSize + len(f.Key) + len(f.Value)
+	}
+	return size
 }
 
 // try has run called, or says that too much is waiting already. size is what the
