@@ -129,7 +129,8 @@ func (a *Admin) CreateTopic(ctx context.Context, t TopicConfig, brokers ...strin
 	return nil
 }
 
-// DeleteTopic deletes a topic, with its messages, at all broker groups and name servers.
+// DeleteTopic deletes a topic, with its messages, at all broker groups and name servers. ErrNotTold: it is deleted, but a name server that
+// could not be reached may still name it for a while.
 func (a *Admin) DeleteTopic(ctx context.Context, topic string) error {
 	h := &remoting.TopicRequest{Topic: topic}
 	if err := a.everywhere(ctx, &remoting.Command{Code: remoting.DeleteTopicInBroker, Header: h}, nil); err != nil {
@@ -139,14 +140,34 @@ func (a *Admin) DeleteTopic(ctx context.Context, topic string) error {
 	var errs []error
 	for _, p := range a.c.servers.peers {
 		resp, err := p.call(ctx, &remoting.Command{Code: remoting.DeleteTopicInNamesrv, Header: h}, a.c.cfg.CallTimeout, a.c.cfg.CallTimeout)
-		if err == nil {
-			err = resp.Err()
-		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("delete topic %s at name server %s: %w", topic, p.addr, err))
+			errs = append(errs, fmt.Errorf("%w: topic %s, name server %s: %w", ErrNotTold, topic, p.addr, err))
+		} else if err = resp.Err(); err != nil {
+			return fmt.Errorf("delete topic %s at name server %s: %w", topic, p.addr, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// TopicConfigs returns a topic's configuration at each broker group that has it, by the group's name.
+func (a *Admin) TopicConfigs(ctx context.Context, topic string) (map[string]TopicConfig, error) {
+	r, err := a.TopicRoute(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]TopicConfig{}
+	for _, b := range r.Brokers {
+		resp, err := a.c.callGroup(ctx, a.c.group(b.BrokerName), &remoting.Command{Code: remoting.GetTopicConfig, Header: &remoting.TopicRequest{Topic: topic}})
+		var t TopicConfig
+		if err == nil {
+			err = t.DecodeBody(resp.Body)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("configuration of topic %s at broker %s: %w", topic, b.BrokerName, err)
+		}
+		all[b.BrokerName] = t
+	}
+	return all, nil
 }
 
 // TopicStats returns the range of each queue of a topic, sorted by broker and number.

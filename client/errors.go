@@ -21,6 +21,8 @@ var (
 	ErrMessage = errors.New("invalid message")
 	// ErrNoRoute: no name server knows a broker for the topic.
 	ErrNoRoute = errors.New("no route to the topic")
+	// ErrNotTold: a name server could not be told of what the brokers have done. It hears of it from raftmq brokers when they register there.
+	ErrNotTold = errors.New("done by the brokers, but a name server could not be told")
 	// ErrNoOffset: the group has never committed an offset of the queue.
 	ErrNoOffset = errors.New("no offset committed")
 	// ErrOffsetFile: the file in which a broadcasting consumer keeps its offsets cannot be read or written.

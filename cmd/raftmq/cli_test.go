@@ -252,7 +252,14 @@ func TestTopicCommands(t *testing.T) {
 	run("topic create --queues 5 --perm 4 Managed").want(t, 0, "Managed  broker-a  5            5             R")
 	run("produce --topic Managed --size 1 --count 1 --timeout 1s").want(t, exitFailed, "Managed")
 	run("topic create --queues 3 --attribute message.dedup=false Managed").want(t, 0)
+	run("topic describe Managed").want(t, 0, "message.dedup=false")
+	if a, ok := run("topic describe -o json Managed").rows(t)[0]["attributes"].(map[string]any); !ok || a["message.dedup"] != "false" {
+		t.Errorf("attributes %v", a)
+	}
 	run("topic create --attribute -message.dedup --queues 3 Managed").want(t, 0)
+	if a, ok := run("topic describe -o json Managed").rows(t)[0]["attributes"].(map[string]any); !ok || len(a) != 0 {
+		t.Errorf("attributes %v", a)
+	}
 	run("produce --topic Managed --size 10 --count 30").want(t, 0)
 	sum := 0.0
 	stats := run("topic describe -o json Managed").rows(t)
@@ -305,4 +312,40 @@ func TestRaftAndBenchCommands(t *testing.T) {
 		t.Errorf("%v", rows)
 	}
 	run("bench consume --topic NotThere --duration 1s").want(t, exitFailed, "NotThere")
+}
+
+// With a node down: who it is, and that a topic is deleted all the same.
+func TestCommandsWithNodeDown(t *testing.T) {
+	c := startCluster(t, 3, 1)
+	env := []string{"RAFTMQ_NAMESRV=" + c.namesrvs()}
+	run := func(line string) result {
+		t.Helper()
+		return raftmqIn(t, env, nil, strings.Fields(line)...)
+	}
+	run("topic create --queues 1 Doomed").want(t, 0)
+	leader, _ := c.leader("broker-a")
+	down := c.others(leader)[0]
+	c.kill(down)
+	roles := map[string]int{}
+	for _, row := range run("raft list-peers -o json").rows(t) {
+		role := row["role"].(string)
+		roles[role]++
+		if dead := strings.HasPrefix(row["serverId"].(string), down+"-"); dead != (role == "unreachable") {
+			t.Errorf("%v, and %s is down", row, down)
+		}
+	}
+	if roles["leader"] != 1 || roles["follower"] != 1 || roles["unreachable"] != 1 {
+		t.Errorf("%v", roles)
+	}
+	r := run("topic delete Doomed").want(t, 0, "Doomed  yes", "nothing to do", c.namesrv[down])
+	if strings.Contains(r.err, "raftmq:") {
+		t.Errorf("%s", r.err)
+	}
+	run("topic describe Doomed").want(t, exitFailed, "Doomed")
+	c.start(down)
+	c.ready()
+	raftmq(t, "topic", "list", "--namesrv", c.namesrv[down]).want(t, 0)
+	if r := raftmq(t, "topic", "list", "--namesrv", c.namesrv[down]); strings.Contains(r.out, "Doomed") {
+		t.Errorf("%s has not heard of it: %s", down, r.out)
+	}
 }

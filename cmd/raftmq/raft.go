@@ -24,7 +24,7 @@ func raftCommand() *cli.Command {
 		Name:  "raft",
 		Usage: "look at broker groups and move their leaders",
 		Subcommands: []*cli.Command{
-			{Name: "list-peers", Usage: "list the members of each group", Flags: flags, Action: raftListPeers},
+			{Name: "list-peers", Usage: "list the members of each group, and which of them can't be reached", Flags: flags, Action: raftListPeers},
 			{Name: "status", Usage: "show how each replica is", Flags: flags, Action: raftStatus},
 			{Name: "transfer-leader", Usage: "give leadership to another replica", Flags: []cli.Flag{namesrvFlag, outputFlag, oneGroup,
 				&cli.StringFlag{Name: "to", Usage: "`NODE` or server id; without it the one best fit"}}, Action: raftTransfer},
@@ -90,18 +90,17 @@ func withReplicas(c *cli.Context, f func(ctx context.Context, a *client.Admin, a
 func raftListPeers(c *cli.Context) error {
 	return withReplicas(c, func(ctx context.Context, a *client.Admin, all []replica) error {
 		t := newTable("group", "server id", "address", "role", "voter")
-		seen := map[string]bool{}
-		for _, r := range all {
-			if r.err != nil || seen[r.group] || len(r.status.Members) == 0 {
-				continue
-			}
-			seen[r.group] = true
-			for _, m := range r.status.Members {
+		for _, group := range groupsOf(all) {
+			view, answered := viewOf(group)
+			for _, m := range view.Members {
 				role := "follower"
-				if m.ServerID == r.status.Leader {
+				switch {
+				case !answered[m.ServerID]: // down, or not registered with the name server; raft status says more
+					role = "unreachable"
+				case m.ServerID == view.Leader:
 					role = "leader"
 				}
-				t.add(r.group, m.ServerID, m.Address, role, m.Voter)
+				t.add(group[0].group, m.ServerID, m.Address, role, m.Voter)
 			}
 		}
 		if len(t.rows) == 0 {
@@ -159,9 +158,7 @@ var errUnregistered = errors.New("not registered with the name server")
 // and all that failed. If none answers, nobody knows the members.
 func withDead(group []replica) []replica {
 	var live, dead []replica
-	view := new(client.RaftStatus) // the leader's, if it answers
 	var errs []string
-	answered := map[string]bool{}
 	for _, r := range group {
 		if r.err != nil {
 			dead = append(dead, r)
@@ -169,11 +166,8 @@ func withDead(group []replica) []replica {
 			continue
 		}
 		live = append(live, r)
-		answered[r.status.ServerID] = true
-		if len(view.Members) == 0 || r.status.ServerID == r.status.Leader {
-			view = r.status
-		}
 	}
+	view, answered := viewOf(group)
 	failure := errUnregistered
 	if len(errs) > 0 {
 		failure = errors.New(strings.Join(errs, "; "))
@@ -191,6 +185,22 @@ func withDead(group []replica) []replica {
 		missing[0].addr = dead[0].addr
 	}
 	return append(live, missing...)
+}
+
+// viewOf is how the leader of a group sees it, if that answers, or else another
+// replica; and the ServerIDs of those that answer.
+func viewOf(group []replica) (view *client.RaftStatus, answered map[string]bool) {
+	view, answered = new(client.RaftStatus), map[string]bool{}
+	for _, r := range group {
+		if r.err != nil {
+			continue
+		}
+		answered[r.status.ServerID] = true
+		if len(view.Members) == 0 || r.status.ServerID == r.status.Leader {
+			view = r.status
+		}
+	}
+	return view, answered
 }
 
 // nodeOf is the node of a ServerID, whose incarnation follows the last hyphen.

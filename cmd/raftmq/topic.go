@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,7 +39,7 @@ func topicCommand() *cli.Command {
 				namesrvFlag, outputFlag,
 				&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "the system's own too, and those of retries and dead letters"},
 			}, Action: topicList},
-			{Name: "describe", ArgsUsage: "TOPIC", Usage: "show a topic's queues", Flags: []cli.Flag{namesrvFlag, outputFlag}, Action: topicDescribe},
+			{Name: "describe", ArgsUsage: "TOPIC", Usage: "show a topic's queues, and its attributes at their broker groups", Flags: []cli.Flag{namesrvFlag, outputFlag}, Action: topicDescribe},
 			{Name: "delete", ArgsUsage: "TOPIC", Usage: "delete a topic and its messages", Flags: []cli.Flag{namesrvFlag, outputFlag}, Action: topicDelete},
 		},
 	}
@@ -196,16 +197,43 @@ func topicDescribe(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		t := newTable("topic", "broker", "queue", "first", "next", "messages", "last stored")
+		configs, err := a.TopicConfigs(ctx, name)
+		if err != nil {
+			return err
+		}
+		t := newTable("topic", "broker", "queue", "first", "next", "messages", "last stored", "attributes")
 		for _, q := range stats.Queues {
 			var at time.Time
 			if q.LastUpdateTimestamp > 0 {
 				at = time.UnixMilli(q.LastUpdateTimestamp)
 			}
-			t.add(name, q.BrokerName, q.QueueID, q.MinOffset, q.MaxOffset, q.MaxOffset-q.MinOffset, at)
+			t.add(name, q.BrokerName, q.QueueID, q.MinOffset, q.MaxOffset, q.MaxOffset-q.MinOffset, at, attributesCell(configs[q.BrokerName].Attributes))
 		}
 		return t.print(c)
 	})
+}
+
+// attributesCell are a topic's attributes in a table: NAME=VALUE by commas in
+// text, an object in JSON, also if there is none.
+type attributesCell map[string]string
+
+func (a attributesCell) String() string {
+	if len(a) == 0 {
+		return "-"
+	}
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(a)) {
+		list = append(list, name+"="+a[name])
+	}
+	return strings.Join(list, ",")
+}
+
+// MarshalJSON writes attributes that are nil as none.
+func (a attributesCell) MarshalJSON() ([]byte, error) {
+	if a == nil {
+		return []byte("{}"), nil
+	}
+	return json.Marshal(map[string]string(a))
 }
 
 func topicDelete(c *cli.Context) error {
@@ -217,7 +245,11 @@ func topicDelete(c *cli.Context) error {
 		if _, err := a.TopicRoute(ctx, name); err != nil {
 			return err
 		}
-		if err := a.DeleteTopic(ctx, name); err != nil {
+		switch err := a.DeleteTopic(ctx, name); {
+		case errors.Is(err, client.ErrNotTold):
+			fmt.Fprintf(os.Stderr, "the topic and its messages are deleted at all broker groups, and there is nothing to do. A name server\n"+
+				"that can't be reached hears of it from the brokers when it is back:\n%v\n", err)
+		case err != nil:
 			return err
 		}
 		t := newTable("topic", "deleted")
