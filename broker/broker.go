@@ -187,6 +187,8 @@ func (b *Broker) serve(l net.Listener) {
 			MaxPending:  int(b.cfg.ServerMaxPendingBytes),
 			IdleTimeout: time.Duration(b.cfg.ServerChannelMaxIdle) * time.Second,
 			OnClose:     b.connectionClosed,
+			// It leads no more, and another one will: who passes requests on tries again.
+			DrainFields: remoting.Fields{{Key: extNotLeading, Value: "true"}},
 		},
 		OnAccept: func(err error) {
 			if err != nil {

@@ -44,7 +44,7 @@ const (
 	// extFrom says for whom a replica passes on a request: the client's address,
 	// a space, and the number of its session there.
 	extFrom = "raftmqFrom"
-	// extNotLeading says with SERVICE_NOT_AVAILABLE that the replica does not lead:
+	// extNotLeading says with SERVICE_NOT_AVAILABLE, or GO_AWAY, that the replica does not lead:
 	// nothing was done, and another one will do it.
 	extNotLeading = "raftmqNotLeading"
 )

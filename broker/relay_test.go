@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -329,5 +330,63 @@ func TestSEND22RefusalAfterLimboIsUnknown(t *testing.T) {
 			t.Errorf("leads %v: the outcome is %q", leads, resp.Ext.Get(extOutcome))
 		}
 		gone.Wait()
+	}
+}
+
+// What a leader that is closing does not take any more is not refused for that: the
+// replica that has passed it on goes on, as its client would have no other answer
+// from the next leader.
+func TestHA11LeaderThatIsClosing(t *testing.T) {
+	t.Parallel()
+	cl := startCluster(t, 3, nil)
+	leader, follower := cl.leader(t), cl.followers(t)[0]
+	c := dial(t, follower)
+	c.topic("T", 1)
+	for i, version := range []int32{317, remoting.VersionGoAway + 1} {
+		here, err := follower.links.get(t.Context(), leader.addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Something in flight keeps the leader's end of it open while it drains.
+		if err := here.CallAsync(&remoting.Command{Code: remoting.PullMessage, Header: pullOf("T", 0, int64(i), held(time.Minute))}, 0, func(*remoting.Command, error) {}); err != nil {
+			t.Fatal(err)
+		}
+		var there *remoting.Conn
+		eventually(t, "a held pull", func() bool {
+			leader.holds.mu.Lock()
+			defer leader.holds.mu.Unlock()
+			for s := range leader.holds.byConn {
+				if s.addr == addrPort(here.LocalAddr()) {
+					there = s.conn
+				}
+			}
+			return there != nil
+		})
+		ctx, closeNow := context.WithCancel(t.Context())
+		drained := make(chan error, 1)
+		go func() { drained <- there.Drain(ctx) }()
+		eventually(t, "a refusal", func() bool {
+			resp, err := here.Call(t.Context(), &remoting.Command{Code: remoting.GetBrokerConfig})
+			return err == nil && resp.Ext.Get(extNotLeading) != ""
+		})
+		answered := make(chan error, 1)
+		go func() {
+			_, err := c.call(&remoting.Command{Version: version, Code: remoting.SendMessageV2, Header: message("T", 0, remoting.PropUniqKey, fmt.Sprint(i)), Body: []byte("m")})
+			answered <- err
+		}()
+		select {
+		case err := <-answered:
+			t.Errorf("version %d: answered by a leader that closes: %v", version, err)
+			answered <- err
+		case <-time.After(5 * relayPause): // it is tried again and again
+		}
+		closeNow()
+		<-drained
+		if err := <-answered; err != nil {
+			t.Errorf("version %d: %v", version, err)
+		}
+	}
+	if got := dial(t, leader).all("T", 0); len(got) != 2 {
+		t.Errorf("%d messages, want 2", len(got))
 	}
 }

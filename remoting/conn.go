@@ -29,6 +29,8 @@ type ConnConfig struct {
 	FrameTimeout time.Duration
 	// WriteTimeout closes a connection whose peer took no byte for that long (at most twice that). Default: 30 s.
 	WriteTimeout time.Duration
+	// DrainFields are what the refusals have that Drain gives the peer's new requests: by them a peer may know that nothing was done.
+	DrainFields Fields
 	// OnClose is called once, when both goroutines have ended and every waiter was woken, with the reason: io.EOF if the peer closed between
 	// frames, ErrClosed after Close, else what was wrong. It must not block.
 	OnClose func(c *Conn, err error)

@@ -96,7 +96,7 @@ func (c *Conn) dispatchRequest(cmd *Command) {
 		c.mu.Unlock()
 		return
 	case c.draining:
-		refusal := Command{Code: ServiceNotAvailable, Remark: "shutting down"}
+		refusal := Command{Code: ServiceNotAvailable, Remark: "shutting down", Ext: c.cfg.DrainFields}
 		if cmd.Version > VersionGoAway {
 			refusal.Code = GoAway
 		}

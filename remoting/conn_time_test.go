@@ -283,7 +283,7 @@ func TestConnDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		held := make(chan Responder, 5)
 		a, b := net.Pipe()
-		server := NewConn(a, ConnConfig{}, HandlerFunc(func(_ *Conn, req *Command) { held <- req.Responder() }))
+		server := NewConn(a, ConnConfig{DrainFields: Fields{{Key: "nothing", Value: "done"}}}, HandlerFunc(func(_ *Conn, req *Command) { held <- req.Responder() }))
 		client := NewConn(b, ConnConfig{}, nil)
 		defer client.Close()
 		first := make(chan *Command, 1)
@@ -294,8 +294,8 @@ func TestConnDrain(t *testing.T) {
 		go func() { drained <- server.Drain(t.Context()) }()
 		synctest.Wait()
 		for version, want := range map[int32]int32{477: GoAway, 475: ServiceNotAvailable, 317: ServiceNotAvailable} {
-			if resp := mustCall(t, client, &Command{Version: version}); resp.Code != want {
-				t.Errorf("a request of version %d while draining is answered %v", version, resp.Err())
+			if resp := mustCall(t, client, &Command{Version: version}); resp.Code != want || resp.Ext.Get("nothing") != "done" {
+				t.Errorf("a request of version %d while draining is answered %v, with %v", version, resp.Err(), resp.Ext)
 			}
 		}
 		if _, err := server.Call(t.Context(), &Command{}); !errors.Is(err, ErrNotSent) {
