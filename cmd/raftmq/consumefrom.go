@@ -27,7 +27,8 @@ func consumeFrom(c *cli.Context) (client.ConsumeFrom, time.Time, error) {
 	}
 }
 
-// beginAt commits where a group begins that does not exist yet. Left to
+// beginAt commits where a group begins that does not exist yet, or has neither
+// consumers nor an offset in the topic, as one that was just created. Left to
 // themselves brokers have new groups begin young queues with their first
 // message, whatever the consumer says: right for a service, and not what who
 // types --from last means.
@@ -36,20 +37,33 @@ func beginAt(ctx context.Context, cl *client.Client, topic, group string, from c
 		return nil
 	}
 	groups, err := cl.Admin().ListGroups(ctx)
-	if err != nil || slices.ContainsFunc(groups, func(g client.GroupConfig) bool { return g.Name == group }) {
+	if err != nil {
 		return err
+	}
+	exists := slices.ContainsFunc(groups, func(g client.GroupConfig) bool { return g.Name == group })
+	if exists {
+		if _, err := cl.Admin().Consumers(ctx, group); !errors.Is(err, client.ErrNotOnline) {
+			return err
+		}
 	}
 	p, err := cl.NewPullConsumer(client.PullConfig{Group: group})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close(ctx)) }()
-	if err := cl.Admin().CreateGroup(ctx, client.NewGroupConfig(group)); err != nil {
-		return err
+	if !exists {
+		if err := cl.Admin().CreateGroup(ctx, client.NewGroupConfig(group)); err != nil {
+			return err
+		}
 	}
 	queues, err := p.FetchQueues(ctx, topic)
 	if err != nil {
 		return err
+	}
+	for _, q := range queues {
+		if _, err := cl.Admin().CommittedOffset(ctx, group, q); !errors.Is(err, client.ErrNoOffset) {
+			return err // nil: the group has begun
+		}
 	}
 	for _, q := range queues {
 		var offset int64

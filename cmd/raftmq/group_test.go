@@ -140,6 +140,11 @@ func TestGroupCreate(t *testing.T) {
 	run("consume --topic Made --group made --idle 300ms").want(t, 0, "consumed 0 messages")
 	want(run("group create --consume on -o json made"), true, false, 0, 2)
 	run("consume --topic Made --group made --count 1").want(t, 0, "consumed 1 messages")
+	// A group that was made, and has not begun, begins where it is told.
+	run("group create ready").want(t, 0)
+	run("consume --topic Made --group ready --from last --idle 300ms").want(t, 0, "consumed 0 messages")
+	run("produce --topic Made --size 1 --count 1").want(t, 0)
+	run("consume --topic Made --group ready --from last --count 1").want(t, 0, "consumed 1 messages")
 }
 
 // Queues without a committed offset count too, also where the broker group knows
