@@ -212,16 +212,39 @@ public final class Interop {
     }
 
     private DefaultMQPushConsumer listen(String scenario, Got got) throws Exception {
-        DefaultMQPushConsumer c = consumer(scenario);
-        c.subscribe(topic(scenario), "*");
-        c.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
-            for (MessageExt m : list) {
-                got.add(text(m));
-            }
-            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        return started(() -> {
+            DefaultMQPushConsumer c = consumer(scenario);
+            c.subscribe(topic(scenario), "*");
+            c.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
+                for (MessageExt m : list) {
+                    got.add(text(m));
+                }
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            c.start();
+            return c;
         });
-        c.start();
-        return c;
+    }
+
+    private interface Start<T> {
+        T run() throws Exception;
+    }
+
+    /**
+     * Starts something; with faults, again if that fails, as an application would: a
+     * client that asks a name server which is down may say that there is no topic.
+     */
+    private <T> T started(Start<T> start) throws Exception {
+        for (int attempt = 0; ; attempt++) {
+            try {
+                return start.run();
+            } catch (Exception e) {
+                if (!faults || attempt == 100) {
+                    throw e;
+                }
+                TimeUnit.MILLISECONDS.sleep(300);
+            }
+        }
     }
 
     /** Sync, async, one-way and batch sends; two instances of a group share them. */
@@ -307,31 +330,34 @@ public final class Interop {
         List<String> wrong = Collections.synchronizedList(new ArrayList<>());
         AtomicLong failedAt = new AtomicLong();
         AtomicLong againAfter = new AtomicLong();
-        DefaultMQPushConsumer c = consumer("ordered");
-        c.subscribe(topic("ordered"), "*");
-        c.registerMessageListener((MessageListenerOrderly) (list, context) -> {
-            for (MessageExt m : list) {
-                String body = text(m);
-                if (body.equals("k3-010")) {
-                    if (failedAt.compareAndSet(0, System.nanoTime())) {
-                        return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
+        DefaultMQPushConsumer c = started(() -> {
+            DefaultMQPushConsumer k = consumer("ordered");
+            k.subscribe(topic("ordered"), "*");
+            k.registerMessageListener((MessageListenerOrderly) (list, context) -> {
+                for (MessageExt m : list) {
+                    String body = text(m);
+                    if (body.equals("k3-010")) {
+                        if (failedAt.compareAndSet(0, System.nanoTime())) {
+                            return ConsumeOrderlyStatus.SUSPEND_CURRENT_QUEUE_A_MOMENT;
+                        }
+                        againAfter.compareAndSet(0, (System.nanoTime() - failedAt.get()) / 1000000);
                     }
-                    againAfter.compareAndSet(0, (System.nanoTime() - failedAt.get()) / 1000000);
+                    String key = body.substring(0, 2);
+                    String before = last.get(key);
+                    // The same again is a redelivery; an older one after a newer too.
+                    if (got.bodies.get(body) == null && before != null && before.compareTo(body) > 0) {
+                        wrong.add(before + " before " + body);
+                    }
+                    got.add(body);
+                    if (before == null || before.compareTo(body) < 0) {
+                        last.put(key, body);
+                    }
                 }
-                String key = body.substring(0, 2);
-                String before = last.get(key);
-                // The same again is a redelivery; an older one after a newer too.
-                if (got.bodies.get(body) == null && before != null && before.compareTo(body) > 0) {
-                    wrong.add(before + " before " + body);
-                }
-                got.add(body);
-                if (before == null || before.compareTo(body) < 0) {
-                    last.put(key, body);
-                }
-            }
-            return ConsumeOrderlyStatus.SUCCESS;
+                return ConsumeOrderlyStatus.SUCCESS;
+            });
+            k.start();
+            return k;
         });
-        c.start();
         got.await(sent, 90);
         c.shutdown();
         p.shutdown();
@@ -350,15 +376,18 @@ public final class Interop {
             }
         }
         Got got = new Got();
-        DefaultMQPushConsumer c = consumer(scenario);
-        c.subscribe(topic(scenario), selector);
-        c.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
-            for (MessageExt m : list) {
-                got.add(text(m));
-            }
-            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        DefaultMQPushConsumer c = started(() -> {
+            DefaultMQPushConsumer k = consumer(scenario);
+            k.subscribe(topic(scenario), selector);
+            k.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
+                for (MessageExt m : list) {
+                    got.add(text(m));
+                }
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            k.start();
+            return k;
         });
-        c.start();
         got.await(want, 60);
         TimeUnit.SECONDS.sleep(1); // for what must not come
         c.shutdown();
@@ -382,16 +411,19 @@ public final class Interop {
         Got[] got = {new Got(), new Got()};
         List<DefaultMQPushConsumer> consumers = new ArrayList<>();
         for (Got g : got) {
-            DefaultMQPushConsumer c = consumer("broadcast");
-            c.setMessageModel(broadcasting(c));
-            c.subscribe(topic("broadcast"), "*");
-            c.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
-                for (MessageExt m : list) {
-                    g.add(text(m));
-                }
-                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            DefaultMQPushConsumer c = started(() -> {
+                DefaultMQPushConsumer k = consumer("broadcast");
+                k.setMessageModel(broadcasting(k));
+                k.subscribe(topic("broadcast"), "*");
+                k.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
+                    for (MessageExt m : list) {
+                        g.add(text(m));
+                    }
+                    return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+                });
+                k.start();
+                return k;
             });
-            c.start();
             consumers.add(c);
         }
         DefaultMQProducer p = producer("broadcast");
@@ -423,38 +455,44 @@ public final class Interop {
         sendOne(p, message("retry", "a", "good"));
         Map<String, List<Integer>> times = new ConcurrentHashMap<>();
         Set<String> ids = ConcurrentHashMap.newKeySet();
-        DefaultMQPushConsumer c = consumer("retry");
-        c.setMaxReconsumeTimes(2);
-        c.subscribe(topic("retry"), "*");
-        c.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
-            boolean ok = true;
-            for (MessageExt m : list) {
-                String body = text(m);
-                times.computeIfAbsent(body, k -> Collections.synchronizedList(new ArrayList<>())).add(m.getReconsumeTimes());
-                if (body.equals("bad")) {
-                    ids.add(m.getMsgId());
-                    ok = m.getTopic().equals(topic("retry")) && false;
+        DefaultMQPushConsumer c = started(() -> {
+            DefaultMQPushConsumer k = consumer("retry");
+            k.setMaxReconsumeTimes(2);
+            k.subscribe(topic("retry"), "*");
+            k.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
+                boolean ok = true;
+                for (MessageExt m : list) {
+                    String body = text(m);
+                    times.computeIfAbsent(body, b -> Collections.synchronizedList(new ArrayList<>())).add(m.getReconsumeTimes());
+                    if (body.equals("bad")) {
+                        ids.add(m.getMsgId());
+                        ok = m.getTopic().equals(topic("retry")) && false;
+                    }
                 }
-            }
-            context.setDelayLevelWhenNextConsume(1);
-            return ok ? ConsumeConcurrentlyStatus.CONSUME_SUCCESS : ConsumeConcurrentlyStatus.RECONSUME_LATER;
+                context.setDelayLevelWhenNextConsume(1);
+                return ok ? ConsumeConcurrentlyStatus.CONSUME_SUCCESS : ConsumeConcurrentlyStatus.RECONSUME_LATER;
+            });
+            k.start();
+            return k;
         });
-        c.start();
         Got dead = new Got();
-        DefaultMQPushConsumer d = new DefaultMQPushConsumer(group("retry-dlq"));
-        d.setNamesrvAddr(names);
-        d.setInstanceName("c" + instances.incrementAndGet());
-        d.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
-        d.subscribe("%DLQ%" + group("retry"), "*");
         List<MessageExt> letters = Collections.synchronizedList(new ArrayList<>());
-        d.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
-            for (MessageExt m : list) {
-                letters.add(m);
-                dead.add(text(m));
-            }
-            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        DefaultMQPushConsumer d = started(() -> {
+            DefaultMQPushConsumer k = new DefaultMQPushConsumer(group("retry-dlq"));
+            k.setNamesrvAddr(names);
+            k.setInstanceName("c" + instances.incrementAndGet());
+            k.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+            k.subscribe("%DLQ%" + group("retry"), "*");
+            k.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
+                for (MessageExt m : list) {
+                    letters.add(m);
+                    dead.add(text(m));
+                }
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            k.start();
+            return k;
         });
-        d.start();
         dead.await(Set.of("bad"), 120);
         c.shutdown();
         d.shutdown();
@@ -472,16 +510,19 @@ public final class Interop {
         DefaultMQProducer p = producer(scenario);
         Got got = new Got();
         Map<String, Long> came = new ConcurrentHashMap<>();
-        DefaultMQPushConsumer c = consumer(scenario);
-        c.subscribe(topic(scenario), "*");
-        c.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
-            for (MessageExt m : list) {
-                came.putIfAbsent(text(m), System.currentTimeMillis());
-                got.add(text(m));
-            }
-            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        DefaultMQPushConsumer c = started(() -> {
+            DefaultMQPushConsumer k = consumer(scenario);
+            k.subscribe(topic(scenario), "*");
+            k.registerMessageListener((MessageListenerConcurrently) (list, context) -> {
+                for (MessageExt m : list) {
+                    came.putIfAbsent(text(m), System.currentTimeMillis());
+                    got.add(text(m));
+                }
+                return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+            });
+            k.start();
+            return k;
         });
-        c.start();
         Map<String, Long> sent = new HashMap<>();
         for (int n = 0; n < 30; n++) {
             Message m = message(scenario, "a", "m" + n);
@@ -578,7 +619,7 @@ public final class Interop {
         c.setInstanceName("c" + instances.incrementAndGet());
         c.setAutoCommit(false);
         c.start();
-        List<MessageQueue> queues = new ArrayList<>(c.fetchMessageQueues(topic("pull")));
+        List<MessageQueue> queues = new ArrayList<>(started(() -> c.fetchMessageQueues(topic("pull"))));
         c.assign(queues);
         for (int round = 0; round < 2; round++) {
             for (MessageQueue q : queues) {
