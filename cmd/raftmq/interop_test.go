@@ -129,7 +129,7 @@ func interop(t *testing.T, groups int, command []string, faults string, kill boo
 	var reading sync.WaitGroup
 	var stderr strings.Builder
 	passed := 0
-	started := make(chan string, len(interopScenarios))
+	started := make(chan string, 2*len(interopScenarios))
 	reading.Go(func() {
 		defer close(started)
 		lines := bufio.NewScanner(out)

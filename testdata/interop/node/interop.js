@@ -100,7 +100,7 @@ const scenarios = {
   async send() {
     const p = await producer('send');
     const sent = [];
-    for (let n = 0; n < 200; n++) {
+    for (let n = 0; n < 1000; n++) {
       const r = await send(p, message('send', 'a', `m${n}`));
       assert(r.msgId, JSON.stringify(r));
       sent.push(`m${n}`);

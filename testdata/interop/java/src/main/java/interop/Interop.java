@@ -38,7 +38,7 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 
 /**
  * Interop uses a cluster the way applications do, with the official client and
- * nothing of ours. It prints when a scenario starts and how it ended, and exits
+ * nothing of ours. It prints when a scenario is at work and how it ended, and exits
  * with 1 unless all of them passed:
  *
  *   java [-Dfaults=true] interop.Interop NAMESRV RUN [SCENARIO ...]
@@ -255,9 +255,10 @@ public final class Interop {
         DefaultMQPushConsumer a = listen("send", one);
         DefaultMQPushConsumer b = listen("send", one);
         TimeUnit.SECONDS.sleep(1);
+        System.out.println("START send, the sends");
         DefaultMQProducer p = producer("send");
         Set<String> sent = Collections.synchronizedSet(new HashSet<>());
-        for (int n = 0; n < 200; n++) {
+        for (int n = 0; n < 1000; n++) {
             SendResult r = sendOne(p, message("send", "a", "sync" + n));
             check(r.getMsgId().length() >= 32 && r.getOffsetMsgId().length() == 32, "ids " + r);
             sent.add("sync" + n);
