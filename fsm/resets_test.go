@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"bytes"
 	"testing"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -34,20 +33,7 @@ func TestCommitsArePassedOverUntilAResetHasEnded(t *testing.T) {
 	}
 
 	// It is the same after a restore, and is ended by its own id only.
-	var snap bytes.Buffer
-	s, err := r.Snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.WriteTo(&snap); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.store.Sync(s.Files); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Restore(&snap); err != nil {
-		t.Fatal(err)
-	}
+	restored(t, r)
 	r.feed(commit(9), ResetOffsets([]Offset{{"g", "T", 0, 4}}))
 	second := want("reset again", 4, true)
 	if res := r.feed(EndReset("g", "T", 0, first)); res[0][0].Status != Stale || first == second {

@@ -1,7 +1,6 @@
 package fsm
 
 import (
-	"bytes"
 	"slices"
 	"testing"
 
@@ -52,22 +51,8 @@ func TestLastStarterSetsTheLimit(t *testing.T) {
 			t.Errorf("step %d: limit %d, %+v; want %d, told %v", i, g.RetryMaxTimes, r.LastStart("g"), step.limit, step.told)
 		}
 	}
-	var snap bytes.Buffer
-	s, err := r.Snapshot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.WriteTo(&snap); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.store.Sync(s.Files); err != nil {
-		t.Fatal(err)
-	}
-	before := r.Digest()
-	if err := r.Restore(&snap); err != nil {
-		t.Fatal(err)
-	}
-	if got := r.LastStart("g"); r.Digest() != before || got != (Start{35000, true}) {
+	restored(t, r)
+	if got := r.LastStart("g"); got != (Start{35000, true}) {
 		t.Errorf("after a restore: %+v", got)
 	}
 	at(50000, DeleteGroup("g", false))
