@@ -39,6 +39,7 @@ type Group struct {
 	leadership atomic.Pointer[Leadership]
 	leading    sync.Mutex // over each change of leadership
 	progress   progress
+	standing   standing
 	// What applied has told of; for raft's applying goroutine.
 	leaderTerm   uint64
 	tableChanges int64
@@ -69,6 +70,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.leadership.Store(&Leadership{})
 	g.progress.init()
+	g.standing.alone = g.leaderless
 	defer func() {
 		if err != nil {
 			g.cancel(ErrClosed)

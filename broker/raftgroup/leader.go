@@ -82,6 +82,19 @@ func (g *Group) leads(term uint64) bool {
 	return g.failure.Load() == nil && r.State() == raft.Leader && r.CurrentTerm() == term
 }
 
+// leaderless is how long this replica has not heard of a leader.
+func (g *Group) leaderless() time.Duration {
+	l := g.life.Load()
+	if l == nil || l.raft.State() == raft.Leader {
+		return 0
+	}
+	heard := l.raft.LastContact()
+	if heard.Before(l.begun) {
+		heard = l.begun
+	}
+	return time.Since(heard)
+}
+
 // configure gives a new group its configuration, or an old one what of ours may
 // change.
 func (g *Group) configure(ctx context.Context) error {

@@ -30,6 +30,7 @@ type life struct {
 	trans *transport
 	layer *streamLayer
 	gate  *heartbeatGate
+	begun time.Time
 	ready chan struct{} // closed when the fields are set and raft runs
 
 	ctx      context.Context // ends when the life does
@@ -46,13 +47,13 @@ type life struct {
 // is applied already is passed over.
 func (g *Group) begin(again bool) (l *life, err error) {
 	cfg := &g.cfg
-	l = &life{g: g, gate: &heartbeatGate{}, ready: make(chan struct{})}
+	l = &life{g: g, gate: &heartbeatGate{}, begun: time.Now(), ready: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(g.ctx)
 	l.layer = newStreamLayer(l.ctx, cfg.Port, cfg.Name, g.id, peerAddress(g.id, g.peerAddress()))
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: l.layer, MaxPool: 4, MaxRPCsInFlight: maxInFlight, Timeout: rpcTimeout, Logger: g.logger.Named("transport"),
 	})
-	l.trans = newTransport(inner, l.gate, g.holds, cfg.guard)
+	l.trans = newTransport(inner, l.gate, g.holds, &g.standing, cfg.guard)
 	conf := raft.DefaultConfig()
 	conf.LocalID = g.id
 	conf.HeartbeatTimeout, conf.ElectionTimeout = cfg.Election, cfg.Election

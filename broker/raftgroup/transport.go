@@ -32,7 +32,8 @@ const maxAppendBytes = 4 << 20
 //     is answered, not installed: installing it would empty the log, and with it
 //     take back what was acknowledged.
 //
-// It also notes when each peer has last shown that it follows us, see contacts.
+// It keeps a replica out of elections that it may not take part in, see standing,
+// and notes when each peer has last shown that it follows us, see contacts.
 type transport struct {
 	*raft.NetworkTransport
 
@@ -45,6 +46,7 @@ type transport struct {
 	// holds says whether the replica holds the entry (index, term) and all before.
 	holds    func(index, term uint64) bool
 	contacts contacts
+	standing *standing
 	guard    guards
 }
 
@@ -56,13 +58,14 @@ type guards struct {
 	noTermCheck, fixedDeadlines                            bool
 }
 
-func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, g guards) *transport {
+func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, standing *standing, g guards) *transport {
 	t := &transport{
 		NetworkTransport: inner,
 		consumer:         make(chan raft.RPC),
 		stop:             make(chan struct{}),
 		gate:             gate,
 		holds:            holds,
+		standing:         standing,
 		guard:            g,
 	}
 	inner.SetHeartbeatHandler(t.heartbeat)
@@ -103,6 +106,9 @@ func (t *transport) receive() {
 	for {
 		select {
 		case rpc := <-t.NetworkTransport.Consumer():
+			if t.refuseElection(rpc) {
+				continue
+			}
 			switch req := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
 				if !t.guard.noClamp {

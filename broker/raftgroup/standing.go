@@ -1,0 +1,130 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// bar is what a replica may not do in elections.
+type bar int
+
+const (
+	// standLast: it stands only when nobody has led for standLastAfter.
+	standLast bar = iota + 1
+	// noStand: it votes, but does not stand.
+	noStand
+	// noVote: it neither votes nor stands.
+	noVote
+)
+
+// standLastAfter is how long the better fit have to elect one of them.
+const standLastAfter = 3 * time.Second
+
+var errBarred = errors.New("this replica does not take part in the election")
+
+// standing says what keeps a replica from voting, or from standing for election,
+// each by a reason. hashicorp/raft knows nothing of it: the transport asks, and
+// neither sends nor answers what is not to be. In a group of one there is nobody
+// to ask, and no bar holds.
+type standing struct {
+	mu   sync.Mutex
+	bars map[string]bar
+	// alone is how long this replica has heard of no leader.
+	alone func() time.Duration
+}
+
+// restrain bars a replica for a reason, until lift.
+func (s *standing) restrain(reason string, b bar) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bars == nil {
+		s.bars = map[string]bar{}
+	}
+	s.bars[reason] = b
+}
+
+// lift takes one reason away.
+func (s *standing) lift(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.bars, reason)
+}
+
+// mayVote is nil, or says what keeps the replica from voting.
+func (s *standing) mayVote() error {
+	return s.barred(func(b bar) bool { return b == noVote })
+}
+
+// mayStand is nil, or says what keeps it from standing for election.
+func (s *standing) mayStand() error {
+	last := s.alone == nil || s.alone() < standLastAfter
+	return s.barred(func(b bar) bool { return b >= noStand || b == standLast && last })
+}
+
+// restrained is nil, or names every reason there is.
+func (s *standing) restrained() error {
+	return s.barred(func(bar) bool { return true })
+}
+
+func (s *standing) barred(counts func(bar) bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var why []string
+	for reason, b := range s.bars {
+		if counts(b) {
+			why = append(why, reason)
+		}
+	}
+	if why == nil {
+		return nil
+	}
+	slices.Sort(why)
+	return fmt.Errorf("%w: it is %s", errBarred, strings.Join(why, ", "))
+}
+
+// RequestVote implements raft.Transport.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := t.standing.mayStand(); err != nil {
+		return err
+	}
+	return t.NetworkTransport.RequestVote(id, target, args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := t.standing.mayStand(); err != nil {
+		return err
+	}
+	return t.NetworkTransport.RequestPreVote(id, target, args, resp)
+}
+
+// refuseElection answers a request that belongs to an election in which this
+// replica may not take part, and says whether it did.
+func (t *transport) refuseElection(rpc raft.RPC) bool {
+	switch rpc.Command.(type) {
+	case *raft.RequestVoteRequest:
+		if t.standing.mayVote() != nil {
+			_, term := t.gate.now()
+			rpc.Respond(&raft.RequestVoteResponse{Term: term}, nil)
+			return true
+		}
+	case *raft.RequestPreVoteRequest:
+		if t.standing.mayVote() != nil {
+			_, term := t.gate.now()
+			rpc.Respond(&raft.RequestPreVoteResponse{Term: term}, nil)
+			return true
+		}
+	case *raft.TimeoutNowRequest:
+		if err := t.standing.mayStand(); err != nil {
+			rpc.Respond(nil, err)
+			return true
+		}
+	}
+	return false
+}
