@@ -20,10 +20,7 @@ func (b *Broker) cloneOffset(ctx context.Context, _ *session, req *remoting.Comm
 	if err := h.Decode(req); err != nil {
 		return answer{}, err
 	}
-	if err := b.group.Barrier(ctx); err != nil {
-		return answer{}, err
-	}
-	if err := b.offsets.flushed(ctx); err != nil {
+	if err := b.upToDate(ctx); err != nil {
 		return answer{}, err
 	}
 	state := b.group.State()

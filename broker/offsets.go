@@ -46,6 +46,15 @@ func (b *Broker) updateConsumerOffset(_ *session, req *remoting.Command) {
 	}
 }
 
+// upToDate waits until this replica is sure to lead, and has applied every offset
+// that it has answered for.
+func (b *Broker) upToDate(ctx context.Context) error {
+	if err := b.offsets.flushed(ctx); err != nil {
+		return err
+	}
+	return b.group.Barrier(ctx)
+}
+
 // queryConsumerOffset answers QUERY_CONSUMER_OFFSET (14). QUERY_NOT_FOUND means
 // "never committed", and consumers then begin where they like: so only a leader
 // that is sure to be one says it. A young queue, whose first message is still
@@ -58,10 +67,7 @@ func (b *Broker) queryConsumerOffset(ctx context.Context, _ *session, req *remot
 	if !b.leads() {
 		return answer{}, raftgroup.ErrNotLeader
 	}
-	if err := b.offsets.flushed(ctx); err != nil {
-		return answer{}, err
-	}
-	if err := b.group.Barrier(ctx); err != nil {
+	if err := b.upToDate(ctx); err != nil {
 		return answer{}, err
 	}
 	state := b.group.State()

@@ -28,10 +28,7 @@ func (b *Broker) resetOffset(ctx context.Context, _ *session, req *remoting.Comm
 		return answer{}, err
 	}
 	// Only who leads knows where a queue ends.
-	if err := b.group.Barrier(ctx); err != nil {
-		return answer{}, err
-	}
-	if err := b.offsets.flushed(ctx); err != nil {
+	if err := b.upToDate(ctx); err != nil {
 		return answer{}, err
 	}
 	topic, ok := b.group.State().Topic(h.Topic)

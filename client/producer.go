@@ -190,13 +190,7 @@ func (p *Producer) sendOne(ctx context.Context, m *Message, queue *MessageQueue,
 	s.half = half
 	ctx, in := p.intercept(ctx, m)
 	err := s.single(m)
-	in.restore()
-	var res *SendResult
-	if err == nil {
-		res, err = s.do(ctx, queue)
-	}
-	in.done(res, err)
-	return res, err
+	return s.deliver(ctx, in, queue, err)
 }
 
 // SendBatch sends messages of one topic in one request, to one queue: they are stored together, in their order, or not at all. None may
@@ -220,13 +214,7 @@ func (p *Producer) sendBatch(ctx context.Context, ms []*Message, queue *MessageQ
 	defer s.free()
 	ctx, in := p.intercept(ctx, ms...)
 	err := s.batch(ms)
-	in.restore()
-	var res *SendResult
-	if err == nil {
-		res, err = s.do(ctx, queue)
-	}
-	in.done(res, err)
-	return res, err
+	return s.deliver(ctx, in, queue, err)
 }
 
 // SendOneway sends a message and does not wait for an answer, nor ask for one: nil means that it was given to a connection. It is for

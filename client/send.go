@@ -189,6 +189,17 @@ func (s *send) do(ctx context.Context, queue *MessageQueue) (*SendResult, error)
 	return nil, s.fail(err)
 }
 
+// deliver sends what single or batch have filled in, unless that failed, and tells the interceptors.
+func (s *send) deliver(ctx context.Context, in *interception, queue *MessageQueue, err error) (*SendResult, error) {
+	in.restore()
+	var res *SendResult
+	if err == nil {
+		res, err = s.do(ctx, queue)
+	}
+	in.done(res, err)
+	return res, err
+}
+
 // fail makes the error of a send that has no result.
 func (s *send) fail(err error) error {
 	e := &SendError{Kind: ErrNotSent, Queue: s.queue.MessageQueue, Attempts: s.attempts, Err: err}
