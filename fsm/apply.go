@@ -164,6 +164,25 @@ func (s *State) applyOther(kind Kind, r *reader, term uint64) (Status, error) {
 		return s.endReset(r)
 	case KindStartConsumer:
 		return s.startConsumer(r)
+	case KindPutMember:
+		var m Member
+		if err := decodeJSON(r, &m); err != nil {
+			return 0, err
+		}
+		return Stored, s.putMember(m)
+	case KindDropMember:
+		id := r.string()
+		if err := r.end(); err != nil {
+			return 0, wrap(err)
+		}
+		return s.dropMember(id), nil
+	case KindPutAutopilot:
+		var a Autopilot
+		if err := decodeJSON(r, &a); err != nil {
+			return 0, err
+		}
+		s.putAutopilot(a)
+		return Stored, nil
 	case KindTrim:
 		physical := r.i64()
 		if err := r.end(); err != nil {

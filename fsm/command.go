@@ -55,10 +55,13 @@ const (
 	KindResetOffsets  Kind = 12 // consumer offsets, and what consumers commit is passed over until they know
 	KindEndReset      Kind = 13 // they know
 	KindStartConsumer Kind = 14 // a consumer has started and says how often messages come again
+	KindPutMember     Kind = 15 // a node is a member of the group
+	KindDropMember    Kind = 16 // it is none any more
+	KindPutAutopilot  Kind = 17 // how members get votes, and lose them, by themselves
 )
 
 // lastKind is the last of them.
-const lastKind = KindStartConsumer
+const lastKind = KindPutAutopilot
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
 var ErrCommand = errors.New("fsm: command can't be applied")

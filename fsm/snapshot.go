@@ -199,6 +199,8 @@ func (s *State) adopt(next *State) {
 	s.topicChanges, s.groupChanges = next.topicChanges, next.groupChanges
 	s.resets, s.resetChanges = next.resets, next.resetChanges
 	s.starts = next.starts
+	s.members, s.memberList, s.autopilot = next.members, next.memberList, next.autopilot
+	s.memberChanges++
 }
 
 // agrees says whether a manifest describes the CommitLog this state knows.
@@ -257,7 +259,7 @@ func (s *State) appendMeta(b []byte) []byte {
 	for _, o := range s.schedule {
 		b = appendI64(b, o)
 	}
-	return s.appendStarts(s.appendLocks(s.appendResets(s.appendSettled(b))))
+	return s.appendMembers(s.appendStarts(s.appendLocks(s.appendResets(s.appendSettled(b)))))
 }
 
 func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
@@ -335,6 +337,7 @@ func (s *State) readMeta(b []byte) error {
 	s.readResets(&r)
 	s.readLocks(&r)
 	s.readStarts(&r)
+	s.readMembers(&r)
 	if err := r.end(); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 	add(Lead(Leader{Node: "n1", Address: "127.0.0.1:1"}))
 	add(testConfigure())
 	for len(out) < n {
-		switch k := rng.IntN(22); {
+		switch k := rng.IntN(24); {
 		case k < 12:
 			var ms []message
 			for range 1 + rng.IntN(5) {
@@ -87,6 +87,14 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 			add(Grant(pick(groups), pick([]string{"c1", "c2", ""}), locks))
 		case k < 21:
 			add(CommitOffsets([]Offset{{pick(groups), pick(topics), int32(rng.IntN(5)), rng.Int64N(100)}, {pick(groups), pick(topics), 0, 1}}))
+		case k < 23:
+			node := pick([]string{"n1", "n2", "n3"})
+			m := Member{Node: node, ServerID: fmt.Sprint(node, "-", rng.IntN(2)), Peer: node + ":1", Learner: rng.IntN(4) == 0}
+			add(PutMember(m))
+			if rng.IntN(3) == 0 {
+				add(DropMember(m.ServerID))
+			}
+			add(PutAutopilot(Autopilot{Stable: rng.Int64N(5), KeepDead: rng.IntN(2) == 0}))
 		default:
 			add(Trim(now / 2000 * testSegment))
 		}
@@ -241,6 +249,9 @@ func FuzzApply(f *testing.F) {
 		}
 	}
 	f.Add(appendCommand(f, message{topic: "T", body: "b", uniq: "u", keys: "k"}, message{topic: remoting.TopicSchedule, delay: 5}))
+	f.Add(PutMember(Member{Node: "n1", ServerID: "n1-a", Peer: "p:1", Client: "c:1", Learner: true}))
+	f.Add(DropMember("n1-a"))
+	f.Add(PutAutopilot(Autopilot{KeepDead: true, MinVoters: 5, Stable: 1, DeadAfter: 2, MaxTrailing: 3}))
 	f.Add(Grant("g", "c", []QueueLock{{Topic: "T"}, {Topic: "T", Queue: 1, Lock: Lock{Renewal: 5}}}))
 	f.Fuzz(func(t *testing.T, command []byte) {
 		var states [2]*State

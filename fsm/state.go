@@ -83,7 +83,11 @@ type State struct {
 	groups  map[string]*remoting.GroupConfig
 	offsets map[offsetKey][]int64 // by queue id; noOffset where none
 	resets  map[queueKey]Reset
-	starts  map[string]Start // by group
+	starts  map[string]Start  // by group
+	members map[string]Member // by node
+	// memberList is members, sorted. It is replaced, not changed.
+	memberList []Member
+	autopilot  Autopilot
 	// schedule says up to which offset each queue of the schedule topic was
 	// emptied.
 	schedule []int64
@@ -94,6 +98,7 @@ type State struct {
 	// Changes counts the changes of topics and groups, for DataVersions.
 	topicChanges, groupChanges Changes
 	resetChanges               int64
+	memberChanges              int64 // is not replicated
 }
 
 // Changes says how often a table was changed, and when last in log time, ms.
@@ -120,6 +125,7 @@ func (s *State) reset() {
 	s.offsets = map[offsetKey][]int64{}
 	s.resets = map[queueKey]Reset{}
 	s.starts = map[string]Start{}
+	s.members, s.memberList, s.autopilot = map[string]Member{}, nil, Autopilot{}
 	s.schedule = nil
 	s.settled = map[storage.QueueID]*marks{}
 	s.locks = map[offsetKey]map[int32]Lock{}
@@ -166,12 +172,12 @@ func (s *State) Topics() ([]Topic, Changes) {
 	return out, s.topicChanges
 }
 
-// TableChanges counts the changes of topics and groups, and the resets of offsets,
-// together.
+// TableChanges counts the changes of topics, groups and members, and the resets of
+// offsets, together.
 func (s *State) TableChanges() int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.topicChanges.Count + s.groupChanges.Count + s.resetChanges
+	return s.topicChanges.Count + s.groupChanges.Count + s.resetChanges + s.memberChanges
 }
 
 // Group returns a subscription group by name.
