@@ -20,12 +20,14 @@ const module = "github.com/raftmq/raftmq/"
 // within it. Its longest matching prefix is a package's rule.
 var allowed = map[string][]string{
 	"cmd":             {"broker", "client"},
+	"cmd/mutants":     {"storage/mutant"},
 	"broker":          {"fsm", "storage", "remoting"},
 	"fsm":             {"storage", "remoting"},
 	"client":          {"remoting"},
-	"storage":         {"storage/disk"},
-	"storage/raftlog": {"storage/disk"},
+	"storage":         {"storage/disk", "storage/mutant"},
+	"storage/raftlog": {"storage/disk", "storage/mutant"},
 	"storage/disk":    {},
+	"storage/mutant":  {},
 	"remoting":        {},
 }
 

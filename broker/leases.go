@@ -7,6 +7,7 @@ import (
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/fsm"
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 const (
@@ -55,7 +56,9 @@ func newLeases(b *Broker) *leases {
 	return &leases{b: b, live: time.Duration(b.cfg.RebalanceLockMaxLiveTime), groups: map[string]map[queueKey]lease{}}
 }
 
-func (l *leases) over(s lease, now time.Time) bool { return now.Sub(s.start) >= l.live }
+func (l *leases) over(s lease, now time.Time) bool {
+	return now.Sub(s.start) >= l.live && !mutant.On("lease")
+}
 
 // follow makes the leases those of a term, and once in a while of the locks that
 // the state has now. l.mu is held.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/raftmq/raftmq/remoting"
 	"github.com/raftmq/raftmq/storage"
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 // maxStaged bounds what is staged before it is written.
@@ -135,7 +136,7 @@ func (s *State) appendTo(q *queue, of *topic, next send, host string) (Result, e
 func (s *State) repeated(k Key, since int64) (Result, bool) {
 	s.sends.expire(s.logTime)
 	e, ok := s.sends.find(k)
-	if k == (Key{}) || !ok || e.phys < since {
+	if k == (Key{}) || !ok || e.phys < since || mutant.On("dedup") {
 		return Result{}, false
 	}
 	return Result{Status: Repeated, Queue: e.queue, QueueOffset: e.queueOffset, Physical: e.phys, StoreHost: s.hosts[e.host]}, true

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/raftmq/raftmq/storage/disk"
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 const lockFile = "lock"
@@ -176,6 +177,9 @@ func (s *Store) openIndex(begin, end int64) error {
 // fail latches the first error of a write or a sync: nothing is written any
 // more. It returns the error to pass on.
 func (s *Store) fail(err error) error {
+	if mutant.On("poison") {
+		return fmt.Errorf("%w: %w", ErrPoisoned, err)
+	}
 	if s.poison.CompareAndSwap(nil, &err) {
 		s.log.Error("a write or a sync failed: the store stops taking anything; restart this replica once the disk is well", "error", err)
 	}

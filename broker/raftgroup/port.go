@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 const (
@@ -232,7 +234,7 @@ func (p *Port) check(h hello) (portGroup, error) {
 	switch {
 	// Only a question is for whoever is there.
 	case h.To == "" && h.Kind == streamState:
-	case h.To != g.serverID:
+	case h.To != g.serverID && !mutant.On("incarnation"):
 		return g, fmt.Errorf("this replica of group %q is %s, not %q: its data directory is another one", h.Group, g.serverID, h.To)
 	}
 	switch h.Kind {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 // maxAppendBytes bounds the data of one AppendEntries request. hashicorp/raft
@@ -111,7 +113,7 @@ func (t *transport) receive() {
 			}
 			switch req := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
-				if !t.guard.noClamp {
+				if !t.guard.noClamp && !mutant.On("clamp") {
 					clampCommit(req)
 				}
 			case *raft.InstallSnapshotRequest:

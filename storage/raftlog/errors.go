@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 // What an error of this package wraps; compare with errors.Is.
@@ -81,6 +83,9 @@ func newLatch() *latch { return &latch{closed: make(chan struct{})} }
 func (l *latch) fail(cause error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if mutant.On("poison") {
+		return cause
+	}
 	if l.err == nil {
 		l.err = fmt.Errorf("%w: %w", ErrPoisoned, cause)
 		close(l.closed)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/raftmq/raftmq/storage/disk"
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 // Open opens the log in dir, whose parent must be there. It reads and verifies all of it, cuts off a torn
@@ -129,7 +130,7 @@ func (l *Log) recover(img *image) error {
 		// Segments before the tail were synced before it got its first entry.
 		l.synced = tail.at(segmentHeader)
 	}
-	if from := max(l.synced.off, segmentHeader); from < tail.end {
+	if from := max(l.synced.off, segmentHeader); from < tail.end && !mutant.On("resync") {
 		if err := l.resync(tail, from); err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/raftmq/raftmq/storage/mutant"
 )
 
 // The keys that hashicorp/raft uses.
@@ -127,7 +129,7 @@ func (s *Stable) SetUint64(key []byte, val uint64) error {
 	defer s.mu.Unlock()
 	switch string(key) {
 	case keyCurrentTerm:
-		if val < s.term {
+		if val < s.term && !mutant.On("term") {
 			return fmt.Errorf("%w: term %d after %d", ErrStaleTerm, val, s.term)
 		}
 		if val == s.term {
@@ -139,6 +141,9 @@ func (s *Stable) SetUint64(key []byte, val uint64) error {
 			return fmt.Errorf("%w: vote in term %d, the term is %d", ErrStaleTerm, val, s.term)
 		}
 		s.half, s.hasHalf = val, true
+		if mutant.On("vote") {
+			return s.storeVote(vote{term: val, candidate: s.vote.candidate})
+		}
 		return s.usable()
 	}
 	return s.put(string(key), binary.LittleEndian.AppendUint64(nil, val))
@@ -160,7 +165,7 @@ func (s *Stable) Set(key []byte, val []byte) error {
 		if v.term != s.term {
 			return fmt.Errorf("%w: vote in term %d, the term is %d", ErrStaleTerm, v.term, s.term)
 		}
-		if v.term == s.vote.term && s.vote.candidate != nil {
+		if v.term == s.vote.term && s.vote.candidate != nil && !mutant.On("vote") {
 			if string(v.candidate) == string(s.vote.candidate) {
 				return s.usable()
 			}
