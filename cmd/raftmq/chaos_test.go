@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -50,13 +51,34 @@ func seeded(t testing.TB) *rand.Rand {
 // chaos is a cluster under load, to which faults are done.
 type chaos struct {
 	*cluster
-	l   *load
-	rnd *rand.Rand
+	l     *load
+	rnd   *rand.Rand
+	disks map[string]*faultDisk // of nodes
+	tally *tally
+	open  []begun
+}
+
+// begun is a fault that has been done and not been healed from yet.
+type begun struct {
+	kind string
+	at   time.Duration // in the load's history
 }
 
 func startChaos(t *testing.T) *chaos {
 	rnd := seeded(t)
-	c := &chaos{cluster: startCluster(t, 3, 1), rnd: rnd}
+	c := &chaos{cluster: startCluster(t, 3, 1), rnd: rnd, tally: newTally()}
+	c.l = startLoad(t, c.cluster, "Chaos")
+	return c
+}
+
+// startNetChaos is startChaos with links that can be cut.
+func startNetChaos(t *testing.T, nodes, groups int) *chaos {
+	t.Helper()
+	needsWorld(t)
+	rnd := seeded(t)
+	n := newNetwork(t, rnd.Uint64(), nodeIDs(nodes)...)
+	c := &chaos{cluster: newClusterOn(t, n, t.TempDir(), nodes, groups), rnd: rnd, tally: newTally()}
+	c.run()
 	c.l = startLoad(t, c.cluster, "Chaos")
 	return c
 }
@@ -67,26 +89,56 @@ func (c *chaos) end() {
 	c.l.check()
 	c.stop()
 	c.verify()
+	c.tally.log(c.t)
 }
 
-// heal starts what is down, and waits until all is well and sends are acked.
+// begin begins a fault: there is a load.
+func (c *chaos) begin(kind string) {
+	c.t.Helper()
+	c.l.floor(floorAcks, "before: "+kind)
+	c.open = append(c.open, begun{kind, c.l.h.now()})
+}
+
+// struck says that the fault that began last is there now.
+func (c *chaos) struck() { c.open[len(c.open)-1].at = c.l.h.now() }
+
+// heal undoes what was done, starts what is down, and waits until all is well and
+// sends are acked.
 func (c *chaos) heal() {
 	c.t.Helper()
+	from := time.Now()
+	if c.net != nil {
+		c.net.heal()
+	}
+	for _, d := range c.disks {
+		d.heal()
+	}
+	c.mu.Lock()
+	paused := slices.Collect(maps.Keys(c.paused))
+	c.mu.Unlock()
+	c.resume(paused...)
+	c.reach(c.ids...)
 	for _, id := range c.ids {
 		if !slices.Contains(c.up(), id) {
 			c.start(id)
 		}
 	}
 	c.healthy()
+	equal := time.Since(from)
 	c.l.floor(floorAcks, "after the fault")
+	for _, b := range c.open {
+		c.tally.fault(b.kind, equal, c.l.h.firstAck(b.at))
+	}
+	c.open = nil
 }
 
 // killLeader kills the leader under load. The others go on without it.
 func (c *chaos) killLeader() {
 	c.t.Helper()
-	c.l.floor(floorAcks, "before the leader is killed")
+	c.begin("kill the leader")
 	old, term := c.leader("broker-a")
 	c.kill(old)
+	c.struck()
 	if now, newTerm := c.leader("broker-a"); now == old || newTerm <= term {
 		c.t.Fatalf("%s led in term %d and was killed, and %s leads in term %d", old, term, now, newTerm)
 	}
@@ -98,9 +150,10 @@ func (c *chaos) killLeader() {
 // Leadership stays.
 func (c *chaos) killFollower() {
 	c.t.Helper()
-	c.l.floor(floorAcks, "before a follower is killed")
+	c.begin("kill a follower")
 	leader, _ := c.leader("broker-a")
 	c.kill(c.pick(c.others(leader)))
+	c.struck()
 	c.l.floor(floorAcks, "without the follower")
 	c.heal()
 }
@@ -109,12 +162,20 @@ func (c *chaos) killFollower() {
 // is back.
 func (c *chaos) killMajority(n int) {
 	c.t.Helper()
-	c.l.floor(floorAcks, "before most nodes are killed")
+	c.begin(fmt.Sprintf("kill %d of %d", n, len(c.ids)))
 	victims := slices.Clone(c.ids)
 	c.rnd.Shuffle(len(victims), func(i, j int) { victims[i], victims[j] = victims[j], victims[i] })
 	c.kill(victims[:n]...)
+	c.struck()
+	c.noAcks(fmt.Sprintf("%d of %d are down", n, len(c.ids)))
+	c.heal()
+}
+
+// noAcks checks that no send is acked that begins now, for there is no quorum:
+// until so many have ended that somebody would have been.
+func (c *chaos) noAcks(why string) {
+	c.t.Helper()
 	from := c.l.h.now()
-	// Until sends that began in this time have ended in it.
 	eventually(c.t, "sends that find no quorum", func() error {
 		if _, refused := checkNoQuorum(c.l.h.all(), from, c.l.h.now()); refused < inOrderSenders+freeSenders {
 			return fmt.Errorf("%d", refused)
@@ -123,14 +184,13 @@ func (c *chaos) killMajority(n int) {
 	})
 	found, refused := checkNoQuorum(c.l.h.all(), from, c.l.h.now())
 	report(c.t, found)
-	c.t.Logf("%d of 3 were down for %v: %d sends were not acked", n, (c.l.h.now() - from).Round(time.Millisecond), refused)
-	c.heal()
+	c.t.Logf("%s for %v: %d sends were not acked", why, (c.l.h.now() - from).Round(time.Millisecond), refused)
 }
 
 // killRecovering kills nodes while they recover, n times, at random moments.
 func (c *chaos) killRecovering(n int, ids ...string) {
 	c.t.Helper()
-	c.l.floor(floorAcks, "before nodes are killed in recovery")
+	c.begin("kill in recovery")
 	c.kill(ids...)
 	early := 0
 	for i := range n {

@@ -36,31 +36,44 @@ type cluster struct {
 	peer, namesrv map[string]string
 	brokers       map[string]map[string]string // group: node: address
 	set           []string                     // of every node
+	net           *network                     // nil: this machine's
+	prepare       func(id string, cmd *exec.Cmd) // before a node starts; or nil
 
 	mu      sync.Mutex
 	running map[string]*process
+	paused  map[string]bool // by SIGSTOP
+	away    map[string]bool // up, but not to be asked, for a fault keeps them from their peers
 }
 
 // newCluster writes the configuration of a cluster. Nothing runs yet.
 func newCluster(t testing.TB, dir string, nodes, groups int) *cluster {
 	t.Helper()
+	return newClusterOn(t, nil, dir, nodes, groups)
+}
+
+// newClusterOn is newCluster on a network of its own, if there is one.
+func newClusterOn(t testing.TB, n *network, dir string, nodes, groups int) *cluster {
+	t.Helper()
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{
-		t: t, dir: dir, config: filepath.Join(dir, "cluster.yaml"), groups: groups,
+		t: t, dir: dir, net: n, config: filepath.Join(dir, "cluster.yaml"), groups: groups,
 		peer: map[string]string{}, namesrv: map[string]string{}, brokers: map[string]map[string]string{}, running: map[string]*process{},
+		paused: map[string]bool{}, away: map[string]bool{},
 	}
-	take := func() string { return ownPort(t) }
-	for i := range nodes {
-		id := fmt.Sprintf("n%d", i+1)
-		c.ids = append(c.ids, id)
-		c.peer[id], c.namesrv[id] = take(), take()
+	take := func(string, int) string { return ownPort(t) }
+	if n != nil {
+		take = func(id string, port int) string { return n.ports[id].addr(port) }
+	}
+	c.ids = nodeIDs(nodes)
+	for _, id := range c.ids {
+		c.peer[id], c.namesrv[id] = take(id, 7000), take(id, 9876)
 		for g := range groups {
 			if c.brokers[groupName(g)] == nil {
 				c.brokers[groupName(g)] = map[string]string{}
 			}
-			c.brokers[groupName(g)][id] = take()
+			c.brokers[groupName(g)][id] = take(id, 10911+10*g)
 		}
 	}
 	c.write(c.yaml())
@@ -84,6 +97,13 @@ func ownPort(t testing.TB) string {
 	}
 }
 
+func nodeIDs(nodes int) (ids []string) {
+	for i := range nodes {
+		ids = append(ids, fmt.Sprintf("n%d", i+1))
+	}
+	return ids
+}
+
 func (c *cluster) yaml() string {
 	var b strings.Builder
 	fmt.Fprintln(&b, "brokerClusterName: TestCluster\nnodes:")
@@ -97,7 +117,7 @@ func (c *cluster) yaml() string {
 			fmt.Fprintf(&b, "      %s: %q\n", id, c.brokers[groupName(g)][id])
 		}
 	}
-	fmt.Fprintln(&b, "mappedFileSizeCommitLog: 16MiB\nraftSegmentSize: 16MiB\nraftSnapshotBytes: 4MiB\nraftTrailingBytes: 1MiB\ndiskReserve: 1MiB")
+	fmt.Fprintln(&b, "mappedFileSizeCommitLog: 16MiB\nraftSegmentSize: 16MiB\nraftSnapshotBytes: 4MiB\nraftTrailingBytes: 1MiB\ndiskReserve: 1MiB\ntransactionTimeOut: 1s\ntransactionCheckInterval: 1s\ntransactionCheckMax: 1000")
 	return b.String()
 }
 
@@ -111,8 +131,13 @@ func (c *cluster) write(yaml string) {
 // startCluster starts a cluster for the time of a test.
 func startCluster(t testing.TB, nodes, groups int) *cluster {
 	t.Helper()
-	c := newCluster(t, t.TempDir(), nodes, groups)
-	t.Cleanup(func() {
+	return newCluster(t, t.TempDir(), nodes, groups).run()
+}
+
+// run starts a cluster for the time of its test.
+func (c *cluster) run() *cluster {
+	c.t.Helper()
+	c.t.Cleanup(func() {
 		c.killAll()
 		c.checkLogs()
 	})
@@ -143,7 +168,14 @@ func (c *cluster) start(ids ...string) {
 		}
 		cmd, _, _ := command(nil, nil, c.args(id)...)
 		cmd.Stdout, cmd.Stderr = log, log
-		if err := errors.Join(cmd.Start(), log.Close()); err != nil {
+		if c.prepare != nil {
+			c.prepare(id, cmd)
+		}
+		start := cmd.Start
+		if c.net != nil {
+			start = func() error { return c.net.start(id, cmd) }
+		}
+		if err := errors.Join(start(), log.Close()); err != nil {
 			c.t.Fatal(err)
 		}
 		p := &process{cmd: cmd, ended: make(chan struct{})}
@@ -169,6 +201,32 @@ func (c *cluster) up() (ids []string) {
 	return ids
 }
 
+// present are the nodes that run and can be asked.
+func (c *cluster) present() []string {
+	return slices.DeleteFunc(c.up(), func(id string) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.away[id] || c.paused[id]
+	})
+}
+
+// leave says that nodes are not to be asked until reach.
+func (c *cluster) leave(ids ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		c.away[id] = true
+	}
+}
+
+func (c *cluster) reach(ids ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		delete(c.away, id)
+	}
+}
+
 // signal ends nodes by a signal, all at the same time, and returns how they
 // ended.
 func (c *cluster) signal(sig syscall.Signal, ids ...string) map[string]*os.ProcessState {
@@ -179,6 +237,7 @@ func (c *cluster) signal(sig syscall.Signal, ids ...string) map[string]*os.Proce
 		if p := c.running[id]; p != nil {
 			ending[id] = p
 			delete(c.running, id)
+			delete(c.paused, id)
 		}
 	}
 	c.mu.Unlock()
@@ -299,7 +358,7 @@ func (c *cluster) status(group, id string) (s remoting.RaftStatus, err error) {
 // agree on it.
 func (c *cluster) leads(group string) (leader string, term uint64, err error) {
 	var says []remoting.RaftStatus
-	for _, id := range c.up() {
+	for _, id := range c.present() {
 		s, err := c.status(group, id)
 		if err != nil {
 			return "", 0, err

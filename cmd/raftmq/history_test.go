@@ -16,6 +16,7 @@ const (
 	acked
 	failed  // definitely not stored
 	unknown // it timed out: stored or not, or not yet
+	outcomes
 )
 
 // op is one send, as its sender saw it.
@@ -97,6 +98,20 @@ func (h *history) acked() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.acks
+}
+
+// firstAck is how long after a moment the first send was acked that had begun
+// behind it; negative: none was.
+func (h *history) firstAck(at time.Duration) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first := time.Duration(-1)
+	for _, o := range h.ops {
+		if o.outcome == acked && o.begun >= at && (first < 0 || o.ended-at < first) {
+			first = o.ended - at
+		}
+	}
+	return first
 }
 
 func (h *history) now() time.Duration { return time.Since(h.begun) }

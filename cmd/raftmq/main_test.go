@@ -19,7 +19,10 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
-	code, err := runTests(m)
+	code, err := 1, enterWorld()
+	if err == nil {
+		code, err = runTests(m)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)

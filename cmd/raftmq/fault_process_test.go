@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func (c *cluster) pid(id string) int {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.running[id]
+	if p == nil {
+		c.t.Fatalf("%s is not up", id)
+	}
+	return p.cmd.Process.Pid
+}
+
+// pause stops processes by SIGSTOP, seen to be stopped.
+func (c *cluster) pause(ids ...string) {
+	c.t.Helper()
+	for _, id := range ids {
+		if err := syscall.Kill(c.pid(id), syscall.SIGSTOP); err != nil {
+			c.t.Fatal(err)
+		}
+		c.mu.Lock()
+		c.paused[id] = true
+		c.mu.Unlock()
+	}
+	for _, id := range ids {
+		eventually(c.t, id+" stands still", func() error {
+			if s := c.procState(id); s != "T" {
+				return fmt.Errorf("its state is %s", s)
+			}
+			return nil
+		})
+	}
+}
+
+// resume lets them go on.
+func (c *cluster) resume(ids ...string) {
+	c.t.Helper()
+	for _, id := range ids {
+		if err := syscall.Kill(c.pid(id), syscall.SIGCONT); err != nil {
+			c.t.Fatal(err)
+		}
+		c.mu.Lock()
+		delete(c.paused, id)
+		c.mu.Unlock()
+	}
+}
+
+// procState is the letter for what a process does: T when it is stopped.
+func (c *cluster) procState(id string) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.pid(id)))
+	if err != nil {
+		return err.Error()
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	return rest[:1]
+}
+
+// holdings are what a process holds.
+type holdings struct {
+	sockets, files int
+	rss            int64 // bytes
+}
+
+func (u holdings) String() string {
+	return fmt.Sprintf("%d sockets, %d files, %d MiB", u.sockets, u.files, u.rss>>20)
+}
+
+func (c *cluster) holdings(id string) (u holdings) {
+	c.t.Helper()
+	dir := fmt.Sprintf("/proc/%d", c.pid(id))
+	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, fd := range fds {
+		switch to, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); {
+		case err != nil: // closed meanwhile
+		case strings.HasPrefix(to, "socket:"):
+			u.sockets++
+		default:
+			u.files++
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "statm"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pages, err := strconv.ParseInt(strings.Fields(string(text))[1], 10, 64)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	u.rss = pages * int64(os.Getpagesize())
+	return u
+}
+
+// limitFiles bounds the descriptors of a process.
+func (c *cluster) limitFiles(id string, n int) {
+	c.t.Helper()
+	var now unix.Rlimit
+	if err := unix.Prlimit(c.pid(id), unix.RLIMIT_NOFILE, nil, &now); err != nil {
+		c.t.Fatal(err)
+	}
+	want := unix.Rlimit{Cur: uint64(n), Max: now.Max}
+	if err := unix.Prlimit(c.pid(id), unix.RLIMIT_NOFILE, &want, nil); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// memoryGroup bounds the memory of processes together with what the page cache
+// holds for them. ok is false where no memory cgroup can be made.
+type memoryGroup struct{ dir string }
+
+func newMemoryGroup(t interface {
+	Cleanup(func())
+	Name() string
+}, bytes int64) (g memoryGroup, ok bool) {
+	for _, root := range []struct{ dir, limit string }{{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, {"/sys/fs/cgroup", "memory.max"}} {
+		g.dir = filepath.Join(root.dir, fmt.Sprintf("raftmq-test-%d-%s", os.Getpid(), t.Name()))
+		if os.Mkdir(g.dir, 0o750) != nil {
+			continue
+		}
+		if os.WriteFile(filepath.Join(g.dir, root.limit), strconv.AppendInt(nil, bytes, 10), 0o640) == nil {
+			t.Cleanup(func() {
+				// Its processes are killed by then, but perhaps not gone.
+				for range 100 {
+					if os.Remove(g.dir) == nil {
+						return
+					}
+					<-time.After(20 * time.Millisecond)
+				}
+			})
+			return g, true
+		}
+		os.Remove(g.dir) // not one for memory
+	}
+	return g, false
+}
+
+func (g memoryGroup) add(pid int) error {
+	return os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), strconv.AppendInt(nil, int64(pid), 10), 0o640)
+}
