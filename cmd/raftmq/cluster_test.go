@@ -34,9 +34,9 @@ type cluster struct {
 	ids    []string
 
 	peer, namesrv map[string]string
-	brokers       map[string]map[string]string // group: node: address
-	set           []string                     // of every node
-	net           *network                     // nil: this machine's
+	brokers       map[string]map[string]string   // group: node: address
+	set           []string                       // of every node
+	net           *network                       // nil: this machine's
 	prepare       func(id string, cmd *exec.Cmd) // before a node starts; or nil
 
 	mu      sync.Mutex

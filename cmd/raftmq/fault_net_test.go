@@ -53,7 +53,8 @@ type link struct {
 	free    time.Time // when what came before has left
 	waiting chan packet
 
-	passed, dropped, held, doubled, refused atomic.Int64
+	passed, dropped, held, doubled, refused atomic.Int64 // packets
+	bytes                                   atomic.Int64 // of those that were held
 }
 
 type packet struct {
@@ -208,6 +209,7 @@ func (l *link) send(p []byte, from *netPort) {
 		due = due.Add(l.free.Sub(now))
 	}
 	l.held.Add(1)
+	l.bytes.Add(int64(len(p)))
 	for range copies {
 		pk := packet{due, append([]byte(nil), p...)}
 		if r.reorder {

@@ -244,24 +244,17 @@ func (c *chaos) slowCatchUp() {
 	c.l.floor(2*floorAcks, "without the follower")
 	links := c.net.between(rule{rate: 200_000}, []string{id}, c.others(id))
 	c.struck()
-	applied := func() uint64 {
-		s, err := c.status("broker-a", id)
-		if err != nil {
-			return 0
-		}
-		return s.AppliedIndex
-	}
+	from := c.net.link(leader, id)
 	grows := func(what string) {
 		c.t.Helper()
-		from := uint64(0)
+		// Of entries, not of heartbeats. Until they are applied may take three minutes:
+		// that long takes a request of 4 MiB.
+		was := from.bytes.Load()
 		eventually(c.t, what, func() error {
-			switch now := applied(); {
-			case from == 0:
-				from = now
-			case now > from:
-				return nil
+			if n := from.bytes.Load() - was; n < 100_000 {
+				return fmt.Errorf("%d bytes have come", n)
 			}
-			return fmt.Errorf("%d applied", from)
+			return nil
 		})
 	}
 	c.start(id)
