@@ -247,7 +247,7 @@ func (b *Broker) close(ctx context.Context) error {
 	b.once.Do(func() {
 		var err error
 		if b.group != nil && b.leads() && b.replicas > 1 {
-			if e := b.group.TransferLeadership(ctx, ""); e != nil {
+			if e := b.group.Leave(ctx); e != nil {
 				b.logger.Warn("leadership was not handed over", "error", e)
 			}
 		}

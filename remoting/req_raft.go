@@ -29,6 +29,10 @@ type RaftStatus struct {
 	Missing      int64        `json:"missingBytes"` // of the CommitLog, being fetched from peers
 	Complete     bool         `json:"complete"`     // has all it should have
 	Failure      string       `json:"failure,omitempty"`
+	Preferred    string       `json:"preferred,omitempty"`    // the node that is to lead
+	Restrained   string       `json:"restrained,omitempty"`   // why this replica should not lead
+	Handovers    int64        `json:"handovers"`              // since the start, given away by this replica
+	LastHandover string       `json:"lastHandover,omitempty"` // to whom, and why
 	Members      []RaftMember `json:"members"`
 }
 

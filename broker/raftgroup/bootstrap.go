@@ -30,6 +30,12 @@ type replicaState struct {
 	Leader string `json:"leader,omitempty"`
 	// Peers are the members the group begins with, by its configuration.
 	Peers []Peer `json:"peers"`
+	// What says whether it may lead, see candidate.
+	Applied      uint64 `json:"applied"`
+	Complete     bool   `json:"complete"`
+	Room         bool   `json:"room"`
+	Restrained   string `json:"restrained,omitempty"` // why, if so
+	OperatorTerm uint64 `json:"operatorTerm,omitempty"`
 }
 
 // bootstrap brings a replica without any state into the group. One node makes
@@ -118,10 +124,17 @@ func (g *Group) hasState() bool {
 // describe is what this replica answers when it is asked.
 func (g *Group) describe() replicaState {
 	_, leader := g.raft().LeaderWithID()
-	return replicaState{
+	applied, _ := g.progress.get()
+	s := replicaState{
 		ServerID: string(g.id), Address: g.cfg.Port.Addr().String(),
 		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
+		Applied: applied, Complete: g.store.Complete(), Room: g.store.Room() == nil,
+		OperatorTerm: g.handover.operatorTerm(),
 	}
+	if err := g.standing.restrained(); err != nil {
+		s.Restrained = err.Error()
+	}
+	return s
 }
 
 // ask asks whoever is at an address for its state.

@@ -56,6 +56,10 @@ type Config struct {
 	SlaveTimeout    time.Duration // until a send's quorum is late, 3 s
 	FlushTimeout    time.Duration // until a send's disk is late, 5 s
 	CatchUpRate     int64         // bytes/s fetched from peers, 64 MiB; negative: no bound
+	// Preference are nodes in the order in which they are to lead. Leadership goes
+	// back to the first once it has been fit for BalanceAfter.
+	Preference   []string
+	BalanceAfter time.Duration // 10 s; negative: it stays where it is
 
 	Storage storage.Options // FS, Dir and what the group sets itself excepted
 	Logger  hclog.Logger
@@ -106,6 +110,7 @@ func (c *Config) validate() error {
 	setDefault(&c.SlaveTimeout, 3*time.Second)
 	setDefault(&c.FlushTimeout, 5*time.Second)
 	setDefault(&c.CatchUpRate, 64<<20)
+	setDefault(&c.BalanceAfter, 10*time.Second)
 	if c.FS == nil {
 		c.FS = disk.OS()
 	}

@@ -40,6 +40,8 @@ type Group struct {
 	leading    sync.Mutex // over each change of leadership
 	progress   progress
 	standing   standing
+	handover   handover
+	taking     intake
 	// What applied has told of; for raft's applying goroutine.
 	leaderTerm   uint64
 	tableChanges int64
@@ -70,7 +72,8 @@ func Open(cfg Config) (_ *Group, err error) {
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.leadership.Store(&Leadership{})
 	g.progress.init()
-	g.standing.alone = g.leaderless
+	g.handover.init()
+	g.standing.alone, g.standing.changed = g.leaderless, g.handover.wake
 	defer func() {
 		if err != nil {
 			g.cancel(ErrClosed)
@@ -176,6 +179,7 @@ func (g *Group) start(l *life) {
 	g.proposer = newProposer(proposerConfig{
 		raft: g, now: g.clock.read, storeHost: cfg.ClientAddress, pending: g.log.Pending,
 		room:       g.store.Room,
+		settled:    g.taking.exit,
 		batchBytes: cfg.BatchBytes, maxEntry: cfg.MaxEntry, maxAccepted: int(cfg.RaftSegmentSize / 2), maxBytes: cfg.MaxPending, maxInflight: cfg.MaxInflight,
 		enqueue: enqueueTimeout, slaveTimeout: cfg.SlaveTimeout, flushTimeout: cfg.FlushTimeout,
 	})
@@ -190,6 +194,7 @@ func (g *Group) start(l *life) {
 	g.done.Go(g.snapshots)
 	g.done.Go(g.catchUp)
 	g.done.Go(g.supervise)
+	g.done.Go(g.handOvers)
 	if !g.hadState {
 		g.done.Go(func() { g.bootstrap(g.ctx) })
 	}
@@ -327,7 +332,7 @@ func (g *Group) State() *fsm.State { return g.state }
 func (g *Group) Store() *storage.Store { return g.store }
 
 // Close stops the replica. It does not give leadership away first: see
-// TransferLeadership. Who waits for an outcome is told that it is unknown.
+// Leave. Who waits for an outcome is told that it is unknown.
 func (g *Group) Close() error {
 	g.once.Do(func() {
 		g.opening.Lock()

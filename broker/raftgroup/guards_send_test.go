@@ -269,6 +269,7 @@ func TestGuardFutureDeadline(t *testing.T) {
 			raft:       applyFunc(func(raft.Log) raft.ApplyFuture { return future }),
 			now:        func() int64 { return 1 },
 			pending:    func() (time.Time, bool) { return time.Time{}, false },
+			settled:    func(int) {},
 			batchBytes: 1 << 10, maxEntry: 1 << 20, maxBytes: 1 << 20, maxInflight: 1,
 			slaveTimeout: 3 * time.Second, flushTimeout: 5 * time.Second,
 		})

@@ -176,19 +176,20 @@ func (g *Group) abdicate() {
 // Append proposes a send. It returns a definite error, or nil: then s.Op will
 // be told the outcome.
 func (g *Group) Append(s Send) error {
-	if !g.Leadership().Self {
+	if !g.takes() {
 		return ErrNotLeader
 	}
-	return g.proposer.propose(s)
+	err := g.proposer.propose(s)
+	if err != nil {
+		g.taking.exit(1)
+	}
+	return err
 }
 
 // Propose proposes a command and waits until it is applied here. The error is
 // definite unless it wraps ErrUnknown. Commands are safe to repeat.
 func (g *Group) Propose(ctx context.Context, command []byte) (fsm.Status, error) {
-	switch {
-	case !g.Leadership().Self:
-		return 0, ErrNotLeader
-	case len(command) > g.cfg.MaxEntry:
+	if len(command) > g.cfg.MaxEntry {
 		// The raft log may be unable to take it, and a leader that can't resigns.
 		return 0, ErrTooLarge
 	}
@@ -198,17 +199,11 @@ func (g *Group) Propose(ctx context.Context, command []byte) (fsm.Status, error)
 // Trim is Propose for a trim, which is let through when there is no room for
 // other commands: it makes some.
 func (g *Group) Trim(ctx context.Context, to int64) (fsm.Status, error) {
-	if !g.Leadership().Self {
-		return 0, ErrNotLeader
-	}
 	return g.proposeIf(ctx, g.store.RoomForState, fsm.Trim(to))
 }
 
 func (g *Group) proposeIf(ctx context.Context, room func() error, command []byte) (fsm.Status, error) {
-	if room() != nil {
-		return 0, ErrNoRoom
-	}
-	r, err := g.apply(ctx, command)
+	r, err := g.take(ctx, room, command)
 	if err != nil {
 		return 0, err
 	}
@@ -221,10 +216,16 @@ func (g *Group) proposeIf(ctx context.Context, room func() error, command []byte
 // Deliver proposes a deliver command and returns what became of its messages.
 // Errors are as of Propose.
 func (g *Group) Deliver(ctx context.Context, command []byte) ([]fsm.Result, error) {
-	if !g.Leadership().Self {
+	return g.take(ctx, g.store.Room, command)
+}
+
+// take has a command applied if this replica leads and has room for it.
+func (g *Group) take(ctx context.Context, room func() error, command []byte) ([]fsm.Result, error) {
+	if !g.takes() {
 		return nil, ErrNotLeader
 	}
-	if g.store.Room() != nil {
+	defer g.taking.exit(1)
+	if room() != nil {
 		return nil, ErrNoRoom
 	}
 	return g.apply(ctx, command)
@@ -280,33 +281,6 @@ func (g *Group) Barrier(ctx context.Context) error {
 		return ErrNotLeader
 	}
 	return g.progress.wait(ctx, index)
-}
-
-// TransferLeadership gives leadership to another replica, the one named or the
-// one best fit.
-func (g *Group) TransferLeadership(ctx context.Context, id string) error {
-	var future raft.Future
-	if id == "" {
-		future = g.raft().LeadershipTransfer()
-	} else {
-		server, err := g.member(id)
-		if err != nil {
-			return err
-		}
-		future = g.raft().LeadershipTransferToServer(server.ID, server.Address)
-	}
-	ctx, end := g.until(ctx)
-	defer end()
-	stop := make(chan struct{})
-	defer context.AfterFunc(ctx, func() { close(stop) })()
-	err := await(future, stop)
-	switch {
-	case errors.Is(err, raft.ErrNotLeader):
-		return ErrNotLeader
-	case err != nil && ctx.Err() != nil:
-		return context.Cause(ctx)
-	}
-	return err
 }
 
 // member finds a member by its ServerID or its node.

@@ -78,9 +78,10 @@ type proposerConfig struct {
 	room func() error
 	// pending says since when the disk has been busy with entries, if it is.
 	pending      func() (time.Time, bool)
-	batchBytes   int // an entry's target size
-	maxEntry     int // an entry's limit
-	maxAccepted  int // that of an entry with what was accepted before
+	settled      func(sends int) // is told how many have been told their outcome
+	batchBytes   int             // an entry's target size
+	maxEntry     int             // an entry's limit
+	maxAccepted  int             // that of an entry with what was accepted before
 	maxBytes     int
 	maxInflight  int
 	enqueue      time.Duration
@@ -222,7 +223,7 @@ func (p *proposer) run() {
 	for {
 		b, late, wait := p.next()
 		for _, l := range late {
-			l.tell(nil, ErrBusy)
+			p.tell(l, nil, ErrBusy)
 		}
 		if b != nil {
 			if p.cfg.room() == nil {
@@ -267,7 +268,7 @@ func (p *proposer) drop(b *batch) {
 	delete(p.inflight, b)
 	p.bytes -= b.size
 	p.mu.Unlock()
-	b.tell(nil, ErrNoRoom)
+	p.tell(b, nil, ErrNoRoom)
 }
 
 // expire ends the wait for a batch when its time is up. While the disk is busy
@@ -302,7 +303,13 @@ func (p *proposer) settle(b *batch, r []fsm.Result, err error) {
 	}
 	p.mu.Unlock()
 	p.signal()
+	p.tell(b, r, err)
+}
+
+// tell tells a batch's senders its outcome.
+func (p *proposer) tell(b *batch, r []fsm.Result, err error) {
 	b.tell(r, err)
+	p.cfg.settled(len(b.ops))
 }
 
 // refuse ends the taking of sends with this error, which those that were not
@@ -320,7 +327,7 @@ func (p *proposer) refuse(err error) {
 	}
 	p.mu.Unlock()
 	for _, b := range unsent {
-		b.tell(nil, err)
+		p.tell(b, nil, err)
 	}
 }
 

@@ -29,7 +29,7 @@ const standLastAfter = 3 * time.Second
 var errBarred = errors.New("this replica does not take part in the election")
 
 // standing says what keeps a replica from voting, or from standing for election,
-// each by a reason. hashicorp/raft knows nothing of it: the transport asks, and
+// each by a reason. A leader that has one hands over, see handover. hashicorp/raft knows nothing of it: the transport asks, and
 // neither sends nor answers what is not to be. In a group of one there is nobody
 // to ask, and no bar holds.
 type standing struct {
@@ -37,6 +37,8 @@ type standing struct {
 	bars map[string]bar
 	// alone is how long this replica has heard of no leader.
 	alone func() time.Duration
+	// changed is told that there is a reason more.
+	changed func()
 }
 
 // restrain bars a replica for a reason, until lift.
@@ -47,6 +49,9 @@ func (s *standing) restrain(reason string, b bar) {
 		s.bars = map[string]bar{}
 	}
 	s.bars[reason] = b
+	if s.changed != nil {
+		s.changed()
+	}
 }
 
 // lift takes one reason away.

@@ -19,6 +19,13 @@ func (g *Group) Status() remoting.RaftStatus {
 	for _, r := range g.store.Missing() {
 		s.Missing += r.End - r.Off
 	}
+	s.Handovers, s.LastHandover = g.handover.status()
+	if len(g.cfg.Preference) > 0 {
+		s.Preferred = g.cfg.Preference[0]
+	}
+	if err := g.standing.restrained(); err != nil {
+		s.Restrained = err.Error()
+	}
 	if err := g.Err(); err != nil {
 		s.Failure = err.Error()
 	}
