@@ -22,6 +22,7 @@ func restrained(t *testing.T, bars [2]bar, test func(c *testCluster, others []*t
 				others[i].group().standing.restrain("tried", b)
 			}
 		}
+		c.settle() // else who lacks an entry can't be elected
 		leader.kill()
 		test(c, others)
 	})
