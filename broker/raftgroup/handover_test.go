@@ -50,7 +50,7 @@ func TestPreferredLeaderLeads(t *testing.T) {
 		c.leader()
 		time.Sleep(10 * time.Second)
 		n2.start()
-		if d := c.awaitLeader(n2); d < 10*time.Second || d > 20*time.Second {
+		if d := c.awaitLeader(n2); d < 10*time.Second || d > 25*time.Second {
 			t.Errorf("it leads again %v after its start", d)
 		}
 		c.stays(n2, 30*time.Second)
