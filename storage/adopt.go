@@ -22,7 +22,7 @@ func (s *Store) adoptSegment(g *segment) {
 	for _, gap := range s.gaps.within(g.base, g.end()) {
 		for at := gap.from; at < gap.to && !s.hurry.Load(); at += 1 << 20 {
 			part := span{at, min(at+(1<<20), gap.to)}
-			data, err := s.readRaw(g, part.from, int(part.to-part.from))
+			data, err := readRaw(s.files, g, part.from, int(part.to-part.from))
 			if err != nil {
 				if !isNotExist(err) {
 					s.log.Warn("a missing range cannot be looked for in the segment's file", "segment", g.base, "at", at, "error", err)
@@ -31,7 +31,7 @@ func (s *Store) adoptSegment(g *segment) {
 			}
 			for _, good := range g.goodBlocks(part, data) {
 				g.dirty.Store(true)
-				s.gaps.here(good.from, good.to)
+				s.counters.mendedBytes.Add(s.gaps.here(good.from, good.to))
 				s.counters.adopted.Add(good.to - good.from)
 			}
 		}
@@ -69,7 +69,7 @@ func (s *Store) resumSegment(g *segment) {
 		if s.hurry.Load() {
 			return
 		}
-		data, err := s.readRaw(g, at, int(min(1<<20, end-at)))
+		data, err := readRaw(s.files, g, at, int(min(1<<20, end-at)))
 		if err != nil {
 			s.log.Error("a segment cannot be read to make its block sums", "segment", g.base, "at", at, "error", err)
 			return

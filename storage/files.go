@@ -83,6 +83,7 @@ type fileCache struct {
 	dir    string
 	max    int
 	flag   int         // of opening: os.O_RDWR, or os.O_RDONLY
+	cold   bool        // reads leave the page cache alone
 	report func(error) // that a file could not be closed: nothing depends on it
 
 	mu   sync.Mutex
@@ -120,6 +121,9 @@ func (c *fileCache) get(key fileKey, create bool) (*cachedFile, error) {
 	file, err := c.fs.OpenFile(key.label(), key.path(c.dir), flag)
 	if err != nil {
 		return nil, err
+	}
+	if c.cold {
+		file = disk.Cold(file)
 	}
 	c.mu.Lock()
 	f := c.open[key]
@@ -196,6 +200,11 @@ func (c *fileCache) drop(match func(fileKey) bool) {
 	}
 	c.mu.Unlock()
 	c.closeAll(old)
+}
+
+// forgetFile closes a file, so that the next get opens what has its name by then.
+func (c *fileCache) forgetFile(key fileKey) {
+	c.drop(func(k fileKey) bool { return k == key })
 }
 
 // close closes everything, and what is opened or in use still once it is not.

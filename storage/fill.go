@@ -93,7 +93,7 @@ func (s *Store) FillSums(off int64, sums []byte) error {
 	}
 	if end := g.base + g.trusted().valid; len(s.gaps.within(g.base, end)) == 0 {
 		// They could not be made from the data, so some of that is damaged.
-		s.gaps.add(st.epoch, g.base, end)
+		s.counters.badBytes.Add(s.gaps.add(st.epoch, g.base, end))
 	}
 	s.repair.lookFor(g)
 	return nil
@@ -118,6 +118,9 @@ func (s *Store) takeSums(g *segment, sums []byte) error {
 			return err
 		}
 		g.setPages(sums)
+	}
+	if g.sums.damaged.Swap(false) {
+		s.counters.mendedSums.Add(1)
 	}
 	g.sums.needed.Store(false)
 	g.dirty.Store(true)
@@ -169,7 +172,7 @@ func (s *Store) Fill(off int64, data []byte) error {
 // filled takes a range off the missing ones.
 func (s *Store) filled(g *segment, r span) {
 	g.dirty.Store(true)
-	s.gaps.here(r.from, r.to)
+	s.counters.mendedBytes.Add(s.gaps.here(r.from, r.to))
 	s.repair.wake()
 	if s.opts.OnRepair != nil {
 		s.opts.OnRepair()

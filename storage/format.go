@@ -89,7 +89,13 @@ func createFormat(fsys disk.FS, dir string, want format) error {
 			return fmt.Errorf("%w: %s has no format file, but %q in it: it is not a store, or the file was lost", ErrForeign, dir, name)
 		}
 	}
-	if err := writeWhole(fsys, LabelFormat, dir+"/"+tmp, want.encode()); err != nil {
+	return writeFormat(fsys, dir, want.encode())
+}
+
+// writeFormat makes text the format file.
+func writeFormat(fsys disk.FS, dir string, text []byte) error {
+	tmp := formatFile + ".tmp"
+	if err := writeWhole(fsys, LabelFormat, dir+"/"+tmp, text); err != nil {
 		return err
 	}
 	if err := fsys.Rename(LabelFormat, dir+"/"+tmp, dir+"/"+formatFile); err != nil {

@@ -20,6 +20,7 @@ type gaps struct {
 	missing  spans
 	unsynced spans
 	syncing  spans
+	bad      spans       // those of missing that were found damaged
 	any      atomic.Bool // that missing has some: readers pass without the lock
 }
 
@@ -44,35 +45,41 @@ func (g *gaps) within(from, to int64) spans {
 	return g.missing.within(from, to)
 }
 
-// add makes a range missing that the state of an epoch knows. False if it is
-// already, or if the state is another.
-func (g *gaps) add(epoch uint64, from, to int64) bool {
+// add makes a damaged range missing that the state of an epoch knows, and
+// returns how much of it was not yet; 0 also if the state is another.
+func (g *gaps) add(epoch uint64, from, to int64) int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.epoch != epoch || g.missing.within(from, to).size() >= to-from {
-		return false
+	more := to - from - g.missing.within(from, to).size()
+	if g.epoch != epoch || more <= 0 {
+		return 0
 	}
 	g.missing = g.missing.add(from, to)
+	g.bad = g.bad.add(from, to)
 	g.any.Store(true)
-	return true
+	return more
 }
 
-// here says that a missing range was written.
-func (g *gaps) here(from, to int64) {
+// here says that a missing range was written, and returns how much of it had
+// been damaged.
+func (g *gaps) here(from, to int64) (mended int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, s := range g.missing.within(from, to) {
 		g.unsynced = g.unsynced.add(s.from, s.to)
 	}
 	g.missing = g.missing.remove(from, to)
+	mended = g.bad.within(from, to).size()
+	g.bad = g.bad.remove(from, to)
 	g.any.Store(len(g.missing) > 0)
+	return mended
 }
 
 // trim forgets what lies below a position.
 func (g *gaps) trim(below int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, s := range []*spans{&g.missing, &g.unsynced, &g.syncing} {
+	for _, s := range []*spans{&g.missing, &g.unsynced, &g.syncing, &g.bad} {
 		*s = s.remove(0, below)
 	}
 	g.any.Store(len(g.missing) > 0)
@@ -82,7 +89,7 @@ func (g *gaps) set(epoch uint64, missing spans) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.epoch = epoch
-	g.missing, g.unsynced, g.syncing = missing, nil, nil
+	g.missing, g.unsynced, g.syncing, g.bad = missing, nil, nil, nil
 	g.any.Store(len(missing) > 0)
 }
 

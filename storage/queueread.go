@@ -56,7 +56,7 @@ func (q *Queue) read(off, end int64, buf []byte) ([]byte, error) {
 	}
 	// The block as far as it is in the file, then what is in memory.
 	inFile := buf[:b.file*UnitSize]
-	if err := q.readBlock(b, inFile); err != nil {
+	if err := q.readBlock(q.store.files, b, inFile); err != nil {
 		return nil, err
 	}
 	return buf[(off-b.start)*UnitSize : (min(end, b.start+int64(len(buf)/UnitSize))-b.start)*UnitSize], nil
@@ -124,8 +124,8 @@ func (q *Queue) holed(from, to int64) bool {
 }
 
 // readBlock reads what the file has of a block and checks it.
-func (q *Queue) readBlock(b lookup, units []byte) error {
-	err := q.readFile(b, units)
+func (q *Queue) readBlock(files *fileCache, b lookup, units []byte) error {
+	err := q.readFile(files, b, units)
 	if err == nil {
 		return nil
 	}
@@ -143,13 +143,13 @@ func (q *Queue) readBlock(b lookup, units []byte) error {
 	return q.damaged(b, err)
 }
 
-func (q *Queue) readFile(b lookup, units []byte) error {
+func (q *Queue) readFile(files *fileCache, b lookup, units []byte) error {
 	file := queueFile(b.start)
-	f, err := q.store.files.get(fileKey{queue: q, base: file}, false)
+	f, err := files.get(fileKey{queue: q, base: file}, false)
 	if err != nil {
 		return err
 	}
-	defer q.store.files.put(f)
+	defer files.put(f)
 	if _, err := f.ReadAt(units, (b.start-file)*UnitSize); err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (q *Queue) readFile(b lookup, units []byte) error {
 		got = sealSum(got)
 	}
 	if b.saved {
-		if want, err = q.savedSum(b.start); err != nil {
+		if want, err = q.savedSum(files, b.start); err != nil {
 			return err
 		}
 	}
@@ -171,12 +171,12 @@ func (q *Queue) readFile(b lookup, units []byte) error {
 }
 
 // savedSum reads a block's sum from the sums file.
-func (q *Queue) savedSum(start int64) (uint32, error) {
-	f, err := q.store.files.get(fileKey{queue: q, base: queueFile(start), sums: true}, false)
+func (q *Queue) savedSum(files *fileCache, start int64) (uint32, error) {
+	f, err := files.get(fileKey{queue: q, base: queueFile(start), sums: true}, false)
 	if err != nil {
 		return 0, err
 	}
-	defer q.store.files.put(f)
+	defer files.put(f)
 	var b [sumSize]byte
 	if _, err := f.ReadAt(b[:], blockNumber(start)%blocksPerFile*sumSize); err != nil {
 		return 0, err

@@ -25,7 +25,7 @@ func (s *Store) Read(off int64, size int) ([]byte, error) {
 		return nil, err
 	}
 	defer g.release()
-	return s.readBlocks(st, g, off, size)
+	return s.readBlocks(s.files, st, g, off, size)
 }
 
 // View is what Store.View returns. Release it, once.
@@ -55,13 +55,13 @@ func (s *Store) View(off int64, size int) (View, error) {
 		return View{}, err
 	}
 	defer g.release()
-	if off >= st.hot && off >= st.end-s.opts.HotBytes {
+	if off >= st.hot && off >= st.end-s.opts.HotBytes && !s.gaps.overlaps(off, off+int64(size)) {
 		if m := g.mapped.Load(); m != nil && acquire(&m.refs) {
 			at := off - g.base
 			return View{Bytes: m.m.Bytes()[at : at+int64(size) : at+int64(size)], mapping: m}, nil
 		}
 	}
-	b, err := s.readBlocks(st, g, off, size)
+	b, err := s.readBlocks(s.files, st, g, off, size)
 	return View{Bytes: b}, err
 }
 
@@ -93,13 +93,13 @@ func (s *Store) locate(off int64, size int) (*state, *segment, error) {
 }
 
 // readBlocks reads a range of a segment and checks the blocks it lies in.
-func (s *Store) readBlocks(st *state, g *segment, off int64, size int) ([]byte, error) {
+func (s *Store) readBlocks(files *fileCache, st *state, g *segment, off int64, size int) ([]byte, error) {
 	from := off - off%blockSize
 	to := min(roundUp(off+int64(size)), st.end)
 	if s.gaps.overlaps(from, to) {
 		return nil, fmt.Errorf("%w: %d bytes at %d", ErrMissing, size, off)
 	}
-	buf, err := s.readRaw(g, from, int(to-from))
+	buf, err := readRaw(files, g, from, int(to-from))
 	if err != nil {
 		if isDamage(err) {
 			return nil, s.blocksDamaged(st, g, from, to, err)
@@ -123,12 +123,12 @@ func (s *Store) readBlocks(st *state, g *segment, off int64, size int) ([]byte, 
 func roundUp(off int64) int64 { return (off + blockSize - 1) / blockSize * blockSize }
 
 // readRaw reads what the file has.
-func (s *Store) readRaw(g *segment, off int64, n int) ([]byte, error) {
-	f, err := s.files.get(fileKey{base: g.base}, false)
+func readRaw(files *fileCache, g *segment, off int64, n int) ([]byte, error) {
+	f, err := files.get(fileKey{base: g.base}, false)
 	if err != nil {
 		return nil, err
 	}
-	defer s.files.put(f)
+	defer files.put(f)
 	buf := make([]byte, n)
 	if _, err := f.ReadAt(buf, off-g.base); err != nil {
 		return nil, err

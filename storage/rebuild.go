@@ -17,6 +17,7 @@ type hole struct {
 	scanned int64  // the log below was looked through
 	buf     []byte // units before at that are not written yet
 	found   bool   // the first unit was
+	damaged bool   // what was there was found damaged
 	stuck   bool   // the log does not have what it must
 }
 
@@ -201,6 +202,9 @@ func (s *Store) settleHole(h *hole) error {
 		q.mu.Lock()
 		q.holes = slices.DeleteFunc(slices.Clone(q.holes), func(o *hole) bool { return o == h })
 		q.mu.Unlock()
+		if h.damaged {
+			s.counters.mendedQueueBlocks.Add(1)
+		}
 	}
 	start, end := queueBlock(from)
 	for ; start < h.at; start, end = queueBlock(end) {
@@ -248,6 +252,7 @@ func (h *hole) checkLead(from int64) (ok bool, err error) {
 	}
 	s.log.Error("a queue's file is damaged before units that are rebuilt: they are rebuilt as well", "queue", q.id, "from", start, "to", h.lo)
 	wider := newHole(q, holeState{lo: max(start, front), hi: h.hi, from: -1})
+	wider.damaged = h.damaged
 	q.mu.Lock()
 	q.holes = append(slices.DeleteFunc(slices.Clone(q.holes), func(o *hole) bool { return o == h }), wider)
 	q.mu.Unlock()
@@ -321,7 +326,7 @@ func (s *Store) Rebuild() {
 		q.mu.Lock()
 		gen, front, flushed := q.gen, q.front, q.flushed
 		q.mu.Unlock()
-		q.addHoles(gen, front, flushed)
+		q.addHoles(gen, front, flushed, false)
 	}
 	s.repairChanged()
 }

@@ -179,11 +179,11 @@ func (r *resumption) keep(g *segment) (end int64, exists bool) {
 // with what it says.
 func (r *resumption) prefix(g *segment) bool {
 	t := g.trust
-	if _, err := g.loadSums(t.valid/blockSize, t.digest); err != nil {
+	if _, err := g.loadSums(r.files, t.valid/blockSize, t.digest); err != nil {
 		return false
 	}
 	n := t.valid % blockSize
-	b, err := r.readRaw(g, g.base+t.valid-n, int(n))
+	b, err := readRaw(r.files, g, g.base+t.valid-n, int(n))
 	return err == nil && crc32.Checksum(b, castagnoli) == t.part
 }
 
@@ -198,7 +198,7 @@ func (r *resumption) activate(g *segment) error {
 		return err
 	}
 	sums := g.keepSums()
-	encoded, err := g.loadSums(g.trust.valid/blockSize, g.trust.digest)
+	encoded, err := g.loadSums(r.files, g.trust.valid/blockSize, g.trust.digest)
 	if err != nil {
 		// Beside missing bytes that is to be expected.
 		r.log.Info("the block sums of the last segment are not known", "segment", g.base, "error", err)

@@ -11,9 +11,13 @@ type Stats struct {
 	OpenHoles    int   // ranges of queue units that are being rebuilt
 
 	// Since Open:
-	BadBlocks      int64 // blocks of the CommitLog found damaged
-	BadQueueBlocks int64 // blocks of queues found damaged
+	BadBlocks      int64 // ranges of the CommitLog found damaged
+	BadQueueBlocks int64 // ranges of queues found damaged
 	BadSums        int64 // segments whose block sums were found damaged
+	BadCheckpoints int64 // checkpoints and format files found damaged, all written again
+	BadBytes       int64 // of the CommitLog, in whole blocks
+	// What of these is right again.
+	MendedQueueBlocks, MendedSums, MendedBytes int64
 	FilledBytes    int64 // fetched from peers
 	AdoptedBytes   int64 // listed as missing, and found on the own disk
 	RebuiltUnits   int64 // queue units made anew from the CommitLog
@@ -30,6 +34,13 @@ func (s *Store) Stats() Stats {
 		BadBlocks:      s.counters.badBlocks.Load(),
 		BadQueueBlocks: s.counters.badQueueBlocks.Load(),
 		BadSums:        s.counters.badSums.Load(),
+		BadCheckpoints: s.counters.badCheckpoints.Load(),
+		BadBytes:       s.counters.badBytes.Load(),
+
+		MendedQueueBlocks: s.counters.mendedQueueBlocks.Load(),
+		MendedSums:        s.counters.mendedSums.Load(),
+		MendedBytes:       s.counters.mendedBytes.Load(),
+
 		FilledBytes:    s.counters.filled.Load(),
 		AdoptedBytes:   s.counters.adopted.Load(),
 		RebuiltUnits:   s.counters.rebuiltUnits.Load(),

@@ -37,6 +37,9 @@ type Store struct {
 	poison atomic.Pointer[error]
 	closed atomic.Bool
 	noRoom atomic.Bool // a queue's file could not be written for want of room
+	// badTail is 1 more than where a block begins that is not whole and was found
+	// damaged.
+	badTail atomic.Int64
 
 	queuesMu sync.RWMutex
 	queues   map[QueueID]*Queue
@@ -89,8 +92,9 @@ func (st *state) segment(off int64) *segment {
 
 // counters are the numbers in Stats that nothing else has.
 type counters struct {
-	badBlocks, badQueueBlocks, badSums atomic.Int64
-	filled, adopted, rebuiltUnits      atomic.Int64
+	badBlocks, badQueueBlocks, badSums, badBytes, badCheckpoints atomic.Int64
+	mendedQueueBlocks, mendedSums, mendedBytes                   atomic.Int64
+	filled, adopted, rebuiltUnits                                atomic.Int64
 }
 
 // Open opens the store in o.Dir, or makes it. It takes the directory's lock, and

@@ -79,7 +79,8 @@ type blockSums struct {
 
 	// needed says that the sums are not known, or not all of them: they have to
 	// be made anew from the data, or fetched.
-	needed atomic.Bool
+	needed  atomic.Bool
+	damaged atomic.Bool // that is because they were found damaged
 
 	mu    sync.Mutex
 	pages []uint32 // nil before first use
@@ -94,16 +95,16 @@ type sumPage struct {
 
 // load reads the file of sums of a segment whole and returns the sums of its
 // first n blocks if they have the digest.
-func (g *segment) loadSums(n int64, digest uint32) ([]byte, error) {
+func (g *segment) loadSums(files *fileCache, n int64, digest uint32) ([]byte, error) {
 	encoded := make([]byte, n*sumSize)
 	if n == 0 {
 		return encoded, nil
 	}
-	f, err := g.store.files.get(fileKey{base: g.base, sums: true}, false)
+	f, err := files.get(fileKey{base: g.base, sums: true}, false)
 	if err != nil {
 		return nil, err
 	}
-	defer g.store.files.put(f)
+	defer files.put(f)
 	if _, err := f.ReadAt(encoded, 0); err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func (g *segment) sumPage(number int64) (*sumPage, error) {
 		return last, nil
 	}
 	if pages == nil {
-		encoded, err := g.loadSums(g.size/blockSize, g.digest)
+		encoded, err := g.loadSums(g.store.files, g.size/blockSize, g.digest)
 		if err != nil {
 			return nil, err
 		}
