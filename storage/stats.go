@@ -18,9 +18,9 @@ type Stats struct {
 	BadBytes       int64 // of the CommitLog, in whole blocks
 	// What of these is right again.
 	MendedQueueBlocks, MendedSums, MendedBytes int64
-	FilledBytes    int64 // fetched from peers
-	AdoptedBytes   int64 // listed as missing, and found on the own disk
-	RebuiltUnits   int64 // queue units made anew from the CommitLog
+	FilledBytes                                int64 // fetched from peers
+	AdoptedBytes                               int64 // listed as missing, and found on the own disk
+	RebuiltUnits                               int64 // queue units made anew from the CommitLog
 
 	Err   error      // why the store takes nothing, if so
 	Index IndexStats // zero if there is no index
@@ -41,10 +41,10 @@ func (s *Store) Stats() Stats {
 		MendedSums:        s.counters.mendedSums.Load(),
 		MendedBytes:       s.counters.mendedBytes.Load(),
 
-		FilledBytes:    s.counters.filled.Load(),
-		AdoptedBytes:   s.counters.adopted.Load(),
-		RebuiltUnits:   s.counters.rebuiltUnits.Load(),
-		Err:            s.Err(),
+		FilledBytes:  s.counters.filled.Load(),
+		AdoptedBytes: s.counters.adopted.Load(),
+		RebuiltUnits: s.counters.rebuiltUnits.Load(),
+		Err:          s.Err(),
 	}
 	s.queuesMu.RLock()
 	v.Queues = len(s.queues)

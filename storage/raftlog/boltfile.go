@@ -9,6 +9,7 @@ import (
 	"path"
 	"time"
 
+	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 
@@ -38,7 +39,7 @@ func OpenStable(name string, create bool) (_ *Stable, err error) {
 		return nil, missingStable(name)
 	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 && create {
-		err = createBolt(system, name)
+		err = createBolt(system, name, 0, vote{})
 	}
 	if err != nil {
 		return nil, err
@@ -59,7 +60,38 @@ func OpenStable(name string, create bool) (_ *Stable, err error) {
 		return nil, stableError(name, errors.Join(err, bolt.Close()))
 	}
 	s.close = bolt.Close
+	s.whole = wholeBolt(name)
+	s.remake = func(term uint64, v vote) (raft.StableStore, func() error, error) {
+		if err := createBolt(system, name, term, v); err != nil {
+			return nil, nil, err
+		}
+		if err := system.SyncDir(LabelStable, path.Dir(name)); err != nil {
+			return nil, nil, err
+		}
+		bolt, err := openBolt(name, &bbolt.Options{Timeout: time.Second})
+		if err != nil {
+			return nil, nil, err
+		}
+		s.whole = wholeBolt(name)
+		return bolt, bolt.Close, nil
+	}
 	return s, nil
+}
+
+// wholeBolt returns a function that looks whether the file that was just opened
+// has its name still, and is whole.
+func wholeBolt(name string) func() error {
+	opened, err := os.Stat(name)
+	return func() error {
+		now, errNow := os.Stat(name)
+		if err := errors.Join(err, errNow); err != nil {
+			return err
+		}
+		if !os.SameFile(opened, now) {
+			return &FileError{File: name, Offset: -1, Detail: "while it was open another file took its place", Err: ErrForeign}
+		}
+		return checkBoltFile(name)
+	}
 }
 
 // ReadStable verifies the stable store in the file name, for offline use: it
@@ -110,7 +142,7 @@ func stableError(name string, err error) error {
 
 // createBolt makes the file under another name and gives it its own when term
 // and vote are in it.
-func createBolt(system disk.FS, name string) error {
+func createBolt(system disk.FS, name string, term uint64, v vote) error {
 	tmp := name + tmpSuffix
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -119,7 +151,10 @@ func createBolt(system disk.FS, name string) error {
 	if err != nil {
 		return fmt.Errorf("raftlog: making %s: %w", tmp, err)
 	}
-	_, err = NewStable(bolt, true)
+	s, err := NewStable(bolt, true)
+	if err == nil {
+		err = errors.Join(s.storeVote(v), s.storeTerm(term))
+	}
 	if err := errors.Join(err, bolt.Close()); err != nil {
 		return fmt.Errorf("raftlog: making %s: %w", tmp, err)
 	}
@@ -146,6 +181,11 @@ func verifyBolt(system disk.FS, name string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
+	return checkBoltFile(name)
+}
+
+// checkBoltFile is verifyBolt for who has the lock.
+func checkBoltFile(name string) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return err

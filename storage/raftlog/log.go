@@ -1,7 +1,6 @@
 package raftlog
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -196,14 +195,7 @@ func (l *Log) read(s *segment, e entry, n int64, index uint64, out *raft.Log) er
 		}
 		return fmt.Errorf("raftlog: reading entry %d from %s at byte %d: %w", index, s.file.Name(), off, err)
 	}
-	var f frame
-	err := f.decode(b, s.at(off), off+n)
-	if err == nil {
-		err = f.verify(l.seed, b)
-	}
-	if err == nil && (f.index != index || f.crc != e.crc) {
-		err = errors.New("another entry stands there")
-	}
+	f, err := l.verifyFrame(b, s, e, index)
 	if err != nil {
 		return &FileError{File: s.file.Name(), Offset: off, Detail: fmt.Sprintf("entry %d: %v", index, err), Err: ErrCorrupt}
 	}

@@ -97,6 +97,7 @@ const (
 	LabelAppend  disk.Label = "raftlog.append"  // entries
 	LabelPrepare disk.Label = "raftlog.prepare" // zero-filling a new segment
 	LabelRead    disk.Label = "raftlog.read"    // GetLog
+	LabelScrub   disk.Label = "raftlog.scrub"   // Scrub
 	LabelMark    disk.Label = "raftlog.mark"    // the mark of unsynced entries
 
 	LabelSnapshot disk.Label = "raftlog.snapshot" // snapshot files

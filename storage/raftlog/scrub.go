@@ -177,7 +177,7 @@ func (l *Log) verifyPart(f disk.File, p part) (bad uint64, n int64, cause error)
 		at := int64(e.off) - begin
 		wrong := err
 		if at+size <= int64(got) {
-			wrong = l.verifyFrame(b[at:at+size], p.s, e, p.first+uint64(i))
+			_, wrong = l.verifyFrame(b[at:at+size], p.s, e, p.first+uint64(i))
 		}
 		if wrong != nil {
 			bad, n = p.first+uint64(i), n+1
@@ -187,18 +187,16 @@ func (l *Log) verifyPart(f disk.File, p part) (bad uint64, n int64, cause error)
 	return bad, n, cause
 }
 
-// verifyFrame compares an entry's frame with what was written.
-func (l *Log) verifyFrame(b []byte, s *segment, e entry, index uint64) error {
-	var f frame
+// verifyFrame reads an entry's frame and compares it with what was written.
+func (l *Log) verifyFrame(b []byte, s *segment, e entry, index uint64) (f frame, err error) {
 	off := int64(e.off)
-	err := f.decode(b, s.at(off), off+int64(len(b)))
-	if err == nil {
+	if err = f.decode(b, s.at(off), off+int64(len(b))); err == nil {
 		err = f.verify(l.seed, b)
 	}
 	if err == nil && (f.index != index || f.crc != e.crc) {
 		err = errors.New("another entry stands there")
 	}
-	return err
+	return f, err
 }
 
 // scrubHeader compares both slots of a segment's header with what was written,

@@ -38,6 +38,10 @@ type Stable struct {
 	mu     sync.Mutex
 	store  raft.StableStore
 	close  func() error
+	// whole looks whether the store's file is, and remake makes another one that
+	// holds a term and a vote; nil: the store has none.
+	whole  func() error
+	remake func(term uint64, v vote) (raft.StableStore, func() error, error)
 	closed bool
 	poison *latch
 	term   uint64
