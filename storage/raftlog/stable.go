@@ -35,9 +35,9 @@ const keyVote = "LastVote"
 // Term and vote are answered from memory. Any goroutine may call its methods.
 // A key that is not there reads as nil or 0, without an error.
 type Stable struct {
-	mu     sync.Mutex
-	store  raft.StableStore
-	close  func() error
+	mu    sync.Mutex
+	store raft.StableStore
+	close func() error
 	// whole looks whether the store's file is, and remake makes another one that
 	// holds a term and a vote; nil: the store has none.
 	whole  func() error
