@@ -183,6 +183,8 @@ func (s *State) applyOther(kind Kind, r *reader, term uint64) (Status, error) {
 		}
 		s.putAutopilot(a)
 		return Stored, nil
+	case KindIncident:
+		return s.noteIncident(r)
 	case KindTrim:
 		physical := r.i64()
 		if err := r.end(); err != nil {

@@ -58,10 +58,11 @@ const (
 	KindPutMember     Kind = 15 // a node is a member of the group
 	KindDropMember    Kind = 16 // it is none any more
 	KindPutAutopilot  Kind = 17 // how members get votes, and lose them, by themselves
+	KindIncident      Kind = 18 // what operators should find later
 )
 
 // lastKind is the last of them.
-const lastKind = KindPutAutopilot
+const lastKind = KindIncident
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
 var ErrCommand = errors.New("fsm: command can't be applied")

@@ -198,7 +198,7 @@ func (s *State) adopt(next *State) {
 	s.lockChanges++
 	s.topicChanges, s.groupChanges = next.topicChanges, next.groupChanges
 	s.resets, s.resetChanges = next.resets, next.resetChanges
-	s.starts = next.starts
+	s.starts, s.incidents = next.starts, next.incidents
 	s.members, s.memberList, s.autopilot = next.members, next.memberList, next.autopilot
 	s.memberChanges++
 }
@@ -259,7 +259,7 @@ func (s *State) appendMeta(b []byte) []byte {
 	for _, o := range s.schedule {
 		b = appendI64(b, o)
 	}
-	return s.appendMembers(s.appendStarts(s.appendLocks(s.appendResets(s.appendSettled(b)))))
+	return s.appendIncidents(s.appendMembers(s.appendStarts(s.appendLocks(s.appendResets(s.appendSettled(b))))))
 }
 
 func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
@@ -338,6 +338,7 @@ func (s *State) readMeta(b []byte) error {
 	s.readLocks(&r)
 	s.readStarts(&r)
 	s.readMembers(&r)
+	s.readIncidents(&r)
 	if err := r.end(); err != nil {
 		return err
 	}

@@ -88,6 +88,8 @@ type State struct {
 	// memberList is members, sorted. It is replaced, not changed.
 	memberList []Member
 	autopilot  Autopilot
+	// incidents are the latest, the last one last.
+	incidents []Incident
 	// schedule says up to which offset each queue of the schedule topic was
 	// emptied.
 	schedule []int64
@@ -126,7 +128,7 @@ func (s *State) reset() {
 	s.resets = map[queueKey]Reset{}
 	s.starts = map[string]Start{}
 	s.members, s.memberList, s.autopilot = map[string]Member{}, nil, Autopilot{}
-	s.schedule = nil
+	s.schedule, s.incidents = nil, nil
 	s.settled = map[storage.QueueID]*marks{}
 	s.locks = map[offsetKey]map[int32]Lock{}
 	s.topicChanges, s.groupChanges, s.resetChanges = Changes{}, Changes{}, 0

@@ -34,6 +34,20 @@ type RaftStatus struct {
 	Handovers    int64        `json:"handovers"`              // since the start, given away by this replica
 	LastHandover string       `json:"lastHandover,omitempty"` // to whom, and why
 	Members      []RaftMember `json:"members"`
+	// Suspect: it lost power with entries unsynced, and does not vote until it has
+	// what it acknowledged again.
+	Suspect bool `json:"suspect,omitempty"`
+	// PossibleLoss says why acknowledged messages may be lost, if they may.
+	PossibleLoss string `json:"possibleLoss,omitempty"`
+	// Incidents are the latest that the group has noted, the last one last.
+	Incidents []RaftIncident `json:"incidents,omitempty"`
+}
+
+// RaftIncident is something that befell a group.
+type RaftIncident struct {
+	Time    int64  `json:"time"`    // ms
+	Replica string `json:"replica"` // ServerID
+	What    string `json:"what"`
 }
 
 // RaftMember is a member of a raft group.

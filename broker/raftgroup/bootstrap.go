@@ -36,6 +36,12 @@ type replicaState struct {
 	Room         bool   `json:"room"`
 	Restrained   string `json:"restrained,omitempty"` // why, if so
 	OperatorTerm uint64 `json:"operatorTerm,omitempty"`
+	// Voters are the raft addresses of those it knows.
+	Voters []string `json:"voters,omitempty"`
+	// LogEnd is how far its log reaches.
+	LogEnd logEnd `json:"logEnd"`
+	// Suspect: it may lack what it has acknowledged, see suspicion.
+	Suspect bool `json:"suspect,omitempty"`
 }
 
 // bootstrap brings a replica without any state into the group. One node makes
@@ -125,11 +131,13 @@ func (g *Group) hasState() bool {
 func (g *Group) describe() replicaState {
 	_, leader := g.raft().LeaderWithID()
 	applied, _ := g.progress.get()
+	suspect, _ := g.suspicion.get()
 	s := replicaState{
 		ServerID: string(g.id), Address: g.cfg.Port.Addr().String(),
 		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
 		Applied: applied, Complete: g.store.Complete(), Room: g.store.Room() == nil,
 		OperatorTerm: g.handover.operatorTerm(),
+		Voters: g.voters(), LogEnd: g.logEnd(), Suspect: suspect,
 	}
 	if err := g.standing.restrained(); err != nil {
 		s.Restrained = err.Error()
@@ -139,27 +147,33 @@ func (g *Group) describe() replicaState {
 
 // ask asks whoever is at an address for its state.
 func (g *Group) ask(ctx context.Context, addr string) (s replicaState, err error) {
-	c, err := g.cfg.Port.connect(ctx, addr, hello{Kind: streamState, Group: g.cfg.Name, From: string(g.id)}, askTimeout)
+	err = g.question(ctx, addr, hello{Kind: streamState, Group: g.cfg.Name, From: string(g.id)}, askTimeout, &s)
+	return s, err
+}
+
+// question puts a question that is all in its hello.
+func (g *Group) question(ctx context.Context, addr string, h hello, timeout time.Duration, answer any) error {
+	c, err := g.cfg.Port.connect(ctx, addr, h, askTimeout)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := c.SetDeadline(time.Now().Add(askTimeout)); err != nil {
-		return s, err
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return err
 	}
 	body, err := io.ReadAll(io.LimitReader(c, maxAnswer))
 	if err != nil {
-		return s, err
+		return err
 	}
-	return s, json.Unmarshal(body, &s)
+	return json.Unmarshal(body, answer)
 }
 
-// answerState answers the question for this replica's state.
-func (g *Group) answerState(c net.Conn) {
+// answer answers a question, and hangs up.
+func (g *Group) answer(c net.Conn, answer any) {
 	defer c.Close()
-	body, err := json.Marshal(g.describe())
+	body, err := json.Marshal(answer)
 	if err == nil {
 		err = c.SetDeadline(time.Now().Add(askTimeout))
 	}

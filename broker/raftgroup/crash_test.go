@@ -139,8 +139,7 @@ func TestSEND21AndHA06PowerLossEverywhere(t *testing.T) {
 			before := h.count()
 			c.wait("sends between power losses", func() bool { return h.count() > before+5 })
 			for _, n := range c.nodes {
-				seed := rng.Uint64()
-				n.crash(n.now.Load(), func() *disk.Mem { return n.fs.Crash(seed) }, true)
+				n.crashPower(rng.Uint64())
 			}
 			for _, n := range c.nodes {
 				n.stop()

@@ -42,6 +42,7 @@ type Group struct {
 	standing   standing
 	handover   handover
 	taking     intake
+	suspicion  suspicion
 	// What applied has told of; for raft's applying goroutine.
 	leaderTerm   uint64
 	tableChanges int64
@@ -151,6 +152,7 @@ func (g *Group) openFiles() error {
 		}
 	}
 	g.id = id.ServerID()
+	g.suspect()
 	return g.openStore()
 }
 
@@ -195,6 +197,9 @@ func (g *Group) start(l *life) {
 	g.done.Go(g.catchUp)
 	g.done.Go(g.supervise)
 	g.done.Go(g.handOvers)
+	if is, _ := g.suspicion.get(); is {
+		g.done.Go(g.rejoin)
+	}
 	if !g.hadState {
 		g.done.Go(func() { g.bootstrap(g.ctx) })
 	}
@@ -233,7 +238,9 @@ func (g *Group) serve(h hello, c net.Conn) {
 	case streamRaft:
 		g.life.Load().layer.offer(c)
 	case streamState:
-		g.answerState(c)
+		g.answer(c, g.describe())
+	case streamRejoin:
+		g.answerRejoin(h, c)
 	case streamFetch:
 		g.serveFetch(c)
 	}

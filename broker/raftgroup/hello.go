@@ -28,6 +28,8 @@ const (
 	streamRaft  = "raft"  // hashicorp/raft's own protocol
 	streamFetch = "fetch" // byte ranges of a CommitLog
 	streamState = "state" // one question: what do you know of this group?
+	// streamRejoin is another: append an entry, and where is it?
+	streamRejoin = "rejoin"
 )
 
 // hello says who dials whom, and for what. A node refuses what is not meant for
@@ -37,8 +39,9 @@ type hello struct {
 	Kind    string `json:"kind"`
 	Cluster string `json:"cluster"`
 	Group   string `json:"group"`
-	From    string `json:"from"`         // ServerID of the dialling replica
-	To      string `json:"to,omitempty"` // ServerID dialled; empty: whoever is there
+	From    string `json:"from"`           // ServerID of the dialling replica
+	To      string `json:"to,omitempty"`   // ServerID dialled; empty: whoever is there
+	Loss    string `json:"loss,omitempty"` // of streamRejoin: why messages may be lost
 }
 
 type helloAnswer struct {

@@ -307,6 +307,32 @@ func (g *Group) servers() ([]raft.Server, error) {
 	return future.Configuration().Servers, nil
 }
 
+// voters are the raft addresses of those who vote, as far as this replica knows.
+func (g *Group) voters() (addresses []string) {
+	servers, err := g.servers()
+	if err != nil {
+		return nil // raft has stopped
+	}
+	for _, s := range servers {
+		if s.Suffrage == raft.Voter {
+			addresses = append(addresses, string(s.Address))
+		}
+	}
+	return addresses
+}
+
+// logEnd is how far this replica's log reaches, or its snapshot.
+func (g *Group) logEnd() logEnd {
+	index, term := g.log.Last()
+	end := logEnd{term, index}
+	if all := g.snaps.All(); len(all) > 0 {
+		if s := (logEnd{all[0].Term, all[0].Index}); s.reaches(end) {
+			end = s
+		}
+	}
+	return end
+}
+
 // DiskSpace is the size of that file system, and what of it is free, in bytes.
 func (g *Group) DiskSpace() (free, total uint64, err error) {
 	u, err := g.cfg.FS.Usage(g.cfg.Dir)

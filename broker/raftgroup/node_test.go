@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -24,6 +25,7 @@ type testNode struct {
 	now    atomic.Pointer[process] // nil while it is down
 	last   atomic.Pointer[process] // the one started last, from when its start began
 	left   *remains                // what a crash has left, for the next start
+	boots  int                     // power losses
 	// published is called when messages can be read, before anybody is told.
 	published atomic.Value // of func()
 }
@@ -66,6 +68,7 @@ func (n *testNode) config() Config {
 		SnapshotBytes: 512 << 10, TrailingBytes: 64 << 10,
 		Logger:  n.c.logger.With("node", n.id),
 		Storage: storage.Options{Reserve: 1},
+		BootID:  fmt.Sprint("boot-", n.boots),
 		Events: Events{Leadership: n.c.led, Appended: func([]*storage.Queue) {
 			if f, ok := n.published.Load().(func()); ok {
 				f()
@@ -145,8 +148,14 @@ func (n *testNode) kill() {
 
 // powerLoss stops a node and loses what it had not synced.
 func (n *testNode) powerLoss(seed uint64) {
-	n.crash(n.now.Load(), func() *disk.Mem { return n.fs.Crash(seed) }, true)
+	n.crashPower(seed)
 	n.stop()
+}
+
+// crashPower is powerLoss without the clearing up.
+func (n *testNode) crashPower(seed uint64) {
+	n.boots++
+	n.crash(n.now.Load(), func() *disk.Mem { return n.fs.Crash(seed) }, true)
 }
 
 // startAndDie starts a node that is killed just before the n-th operation on its

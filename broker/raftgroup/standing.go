@@ -35,6 +35,9 @@ var errBarred = errors.New("this replica does not take part in the election")
 type standing struct {
 	mu   sync.Mutex
 	bars map[string]bar
+	// floor is how far a log has to reach to get this replica's vote, or to stand
+	// with; nil: as far as raft says.
+	floor *logEnd
 	// alone is how long this replica has heard of no leader.
 	alone func() time.Duration
 	// changed is told that there is a reason more.
@@ -59,6 +62,23 @@ func (s *standing) lift(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.bars, reason)
+}
+
+// setFloor sets how far a log has to reach.
+func (s *standing) setFloor(floor *logEnd) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.floor = floor
+}
+
+// reaches is nil, or says that a log does not reach far enough.
+func (s *standing) reaches(term, index uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if end := (logEnd{term, index}); s.floor != nil && !end.reaches(*s.floor) {
+		return fmt.Errorf("%w: a log that reaches entry %d of term %d is needed", errBarred, s.floor.Index, s.floor.Term)
+	}
+	return nil
 }
 
 // mayVote is nil, or says what keeps the replica from voting.
@@ -95,7 +115,7 @@ func (s *standing) barred(counts func(bar) bool) error {
 
 // RequestVote implements raft.Transport.
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if err := t.standing.mayStand(); err != nil {
+	if err := errors.Join(t.standing.mayStand(), t.standing.reaches(args.LastLogTerm, args.LastLogIndex)); err != nil {
 		return err
 	}
 	return t.NetworkTransport.RequestVote(id, target, args, resp)
@@ -103,7 +123,7 @@ func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, arg
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if err := t.standing.mayStand(); err != nil {
+	if err := errors.Join(t.standing.mayStand(), t.standing.reaches(args.LastLogTerm, args.LastLogIndex)); err != nil {
 		return err
 	}
 	return t.NetworkTransport.RequestPreVote(id, target, args, resp)
@@ -112,15 +132,15 @@ func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, 
 // refuseElection answers a request that belongs to an election in which this
 // replica may not take part, and says whether it did.
 func (t *transport) refuseElection(rpc raft.RPC) bool {
-	switch rpc.Command.(type) {
+	switch req := rpc.Command.(type) {
 	case *raft.RequestVoteRequest:
-		if t.standing.mayVote() != nil {
+		if t.standing.mayVote() != nil || t.standing.reaches(req.LastLogTerm, req.LastLogIndex) != nil {
 			_, term := t.gate.now()
 			rpc.Respond(&raft.RequestVoteResponse{Term: term}, nil)
 			return true
 		}
 	case *raft.RequestPreVoteRequest:
-		if t.standing.mayVote() != nil {
+		if t.standing.mayVote() != nil || t.standing.reaches(req.LastLogTerm, req.LastLogIndex) != nil {
 			_, term := t.gate.now()
 			rpc.Respond(&raft.RequestPreVoteResponse{Term: term}, nil)
 			return true

@@ -16,6 +16,10 @@ func (g *Group) Status() remoting.RaftStatus {
 		CommitIndex: g.raft().CommitIndex(), AppliedIndex: applied, LastIndex: g.raft().LastIndex(), Snapshot: g.lastSnapshot(),
 		CommitLogMin: g.store.Min(), CommitLogEnd: g.store.End(), Complete: g.store.Complete(),
 	}
+	s.Suspect, s.PossibleLoss = g.suspicion.get()
+	for _, i := range g.state.Incidents() {
+		s.Incidents = append(s.Incidents, remoting.RaftIncident{Time: i.Time, Replica: i.Replica, What: i.What})
+	}
 	for _, r := range g.store.Missing() {
 		s.Missing += r.End - r.Off
 	}

@@ -57,7 +57,7 @@ type transport struct {
 type guards struct {
 	noClamp, noGate, noByteBound, noDrain, noHeldSnapshot  bool
 	noSnapshotEntry, noReconcile, noSupervisor, noContacts bool
-	noTermCheck, fixedDeadlines                            bool
+	noTermCheck, fixedDeadlines, noSuspects                bool
 }
 
 func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, standing *standing, g guards) *transport {

@@ -111,6 +111,13 @@ func (l *Log) LastTerm() uint64 {
 	return l.lastTerm
 }
 
+// Last returns the last entry's index and term, 0 and 0 if the log is empty.
+func (l *Log) Last() (index, term uint64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.last, l.lastTerm
+}
+
 // BytesAfter returns how many bytes of the log's files the entries behind index
 // take.
 func (l *Log) BytesAfter(index uint64) int64 {

@@ -96,10 +96,15 @@ func (l *Log) Suspect() bool {
 }
 
 // ClearSuspect records that this replica has every entry it acknowledged again.
+// What it has now is synced first: the next power loss may not take it away
+// unmarked.
 func (l *Log) ClearSuspect() error {
 	done, err := l.change()
 	defer done()
 	if err != nil {
+		return err
+	}
+	if err := l.syncTail(); err != nil {
 		return err
 	}
 	l.headers.Lock()
