@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/remoting"
@@ -24,4 +25,14 @@ func (b *Broker) raftTransfer(ctx context.Context, _ *session, req *remoting.Com
 // raftSnapshot answers RaftSnapshotRequest: this replica takes a snapshot.
 func (b *Broker) raftSnapshot(context.Context, *session, *remoting.Command) (answer, error) {
 	return answer{}, b.group.Snapshot()
+}
+
+// raftTrust answers RaftTrustRequest: this replica takes part in elections though
+// it lost power with entries unsynced.
+func (b *Broker) raftTrust(context.Context, *session, *remoting.Command) (answer, error) {
+	err := b.group.Trust()
+	if errors.Is(err, raftgroup.ErrNotSuspect) {
+		err = remoting.Errorf(remoting.InvalidParameter, "%v: there is nothing to trust it with", err)
+	}
+	return answer{}, err
 }

@@ -87,6 +87,7 @@ func init() {
 		remoting.RaftStatusRequest:    reading((*Broker).raftStatus),
 		remoting.RaftTransferRequest:  waiting((*Broker).raftTransfer),
 		remoting.RaftSnapshotRequest:  reading((*Broker).raftSnapshot),
+		remoting.RaftTrustRequest:     reading((*Broker).raftTrust),
 	}
 }
 

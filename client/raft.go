@@ -51,6 +51,13 @@ func (a *Admin) RaftSnapshot(ctx context.Context, addr string) error {
 	return err
 }
 
+// RaftTrust makes the replica at an address, which lost power with entries unsynced, vote and stand before it has what it acknowledged
+// again: messages may be lost for good. It is for when a voter is gone that the others wait for.
+func (a *Admin) RaftTrust(ctx context.Context, addr string) error {
+	_, err := a.callAddr(ctx, addr, &remoting.Command{Code: remoting.RaftTrustRequest})
+	return err
+}
+
 // callAddr calls one replica, whoever leads.
 func (a *Admin) callAddr(ctx context.Context, addr string, req *remoting.Command) (*remoting.Command, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.c.cfg.CallTimeout)

@@ -94,6 +94,7 @@ func randomCommands(t testing.TB, rng *rand.Rand, n int) [][]byte {
 			if rng.IntN(3) == 0 {
 				add(DropMember(m.ServerID))
 			}
+			add(NoteIncident("n1-aa", "it"))
 			add(PutAutopilot(Autopilot{Stable: rng.Int64N(5), KeepDead: rng.IntN(2) == 0}))
 		default:
 			add(Trim(now / 2000 * testSegment))

@@ -10,6 +10,7 @@ const (
 	RaftStatusRequest   int32 = 30001 // answered by a RaftStatus
 	RaftTransferRequest int32 = 30002 // the leader gives leadership to the member named in field "to", or to the one best fit
 	RaftSnapshotRequest int32 = 30003 // this replica takes a snapshot
+	RaftTrustRequest    int32 = 30020 // this replica, which is suspect, takes part in elections as it is
 )
 
 // RaftStatus is how a replica of a raft group sees itself and the group.

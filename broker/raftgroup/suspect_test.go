@@ -12,6 +12,14 @@ import (
 
 func asyncFlush(c *Config) { c.Flush = raftlog.AsyncFlush }
 
+// seeds is how many are tried.
+func seeds(n uint64) uint64 {
+	if long() {
+		return 20 * n
+	}
+	return n
+}
+
 func (n *testNode) suspect() bool {
 	is, _ := n.group().suspicion.get()
 	return is
@@ -44,7 +52,7 @@ func lostOnOne(t *testing.T, seed uint64, tweak func(*Config), then func(t *test
 // Row 10: with ASYNC_FLUSH one node loses power, and what it had acknowledged
 // with it. It does not help to elect a replica that has not got that either.
 func TestHA06SuspectDoesNotVote(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range seeds(5) {
 		lostOnOne(t, seed, asyncFlush, func(t *testing.T, c *testCluster, leader, suspect, other *testNode) {
 			if !suspect.suspect() {
 				t.Fatal("it is not suspect")
@@ -68,7 +76,7 @@ func TestHA06SuspectDoesNotVote(t *testing.T) {
 // Without the rule the message is lost: the test above can fail.
 func TestGuardSuspects(t *testing.T) {
 	lost := 0
-	for seed := range uint64(20) {
+	for seed := range seeds(5) {
 		tweak := func(c *Config) { asyncFlush(c); c.guard.noSuspects = true }
 		lostOnOne(t, seed, tweak, func(t *testing.T, c *testCluster, leader, suspect, other *testNode) {
 			c.wait("that the suspect votes", func() bool { return c.leading() != nil })
@@ -117,7 +125,7 @@ func TestSuspectStaysSoUntilItHasRejoined(t *testing.T) {
 // A majority has lost power. While one voter is away the suspects wait: it may
 // have what they lost. With all there, that one's log is the one that counts.
 func TestSuspectMajorityWaitsForEveryVoter(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range seeds(3) {
 		inCluster(t, 3, asyncFlush, func(t *testing.T, c *testCluster) {
 			c.createTopic("T", 1)
 			c.settle()
@@ -156,7 +164,7 @@ func TestSuspectMajorityWaitsForEveryVoter(t *testing.T) {
 
 // All have lost power: they go on by themselves, with what the furthest log has.
 func TestSuspectsEverywhereGoOn(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range seeds(3) {
 		inCluster(t, 3, asyncFlush, func(t *testing.T, c *testCluster) {
 			c.createTopic("T", 1)
 			c.settle()
@@ -215,7 +223,7 @@ func TestPowerLossOfOneWhileAnotherIsAway(t *testing.T) {
 	}{{"ASYNC_FLUSH", asyncFlush}, {"SYNC_FLUSH", nil}} {
 		t.Run(mode.name, func(t *testing.T) {
 			underLoad(t, 3, mode.tweak, func(t *testing.T, c *testCluster, h *history, rng *rand.Rand) {
-				for range 12 {
+				for range seeds(5) {
 					before := h.count()
 					c.wait("sends between power losses", func() bool { return h.count() > before+5 })
 					order := rng.Perm(3)

@@ -29,6 +29,7 @@ func raftCommand() *cli.Command {
 			{Name: "transfer-leader", Usage: "give leadership to another replica", Flags: []cli.Flag{namesrvFlag, outputFlag, oneGroup,
 				&cli.StringFlag{Name: "to", Usage: "`NODE` or server id; without it the one best fit"}}, Action: raftTransfer},
 			{Name: "snapshot", Usage: "have each replica take a snapshot", Flags: flags, Action: raftSnapshot},
+			raftTrustCommand(),
 		},
 	}
 }
@@ -125,6 +126,7 @@ func raftStatus(c *cli.Context) error {
 				s := r.status
 				t.add(r.group, r.node, r.addr, s.State, s.Term, s.CommitIndex, s.AppliedIndex, s.LastIndex, s.Snapshot, s.CommitLogEnd, s.Missing, s.Complete, s.Failure)
 				failed = failed || s.Failure != ""
+				tellIncidents(s)
 				led = led || s.ServerID == s.Leader
 			}
 			if !led {
