@@ -137,7 +137,7 @@ func (g *Group) describe() replicaState {
 		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
 		Applied: applied, Complete: g.store.Complete(), Room: g.store.Room() == nil,
 		OperatorTerm: g.handover.operatorTerm(),
-		Voters: g.voters(), LogEnd: g.logEnd(), Suspect: suspect,
+		Voters:       g.voters(), LogEnd: g.logEnd(), Suspect: suspect,
 	}
 	if err := g.standing.restrained(); err != nil {
 		s.Restrained = err.Error()

@@ -106,6 +106,9 @@ func (s *standing) barred(counts func(bar) bool) error {
 			why = append(why, reason)
 		}
 	}
+	if s.floor != nil && counts(0) {
+		why = append(why, suspectReason)
+	}
 	if why == nil {
 		return nil
 	}

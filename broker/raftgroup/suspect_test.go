@@ -223,7 +223,7 @@ func TestPowerLossOfOneWhileAnotherIsAway(t *testing.T) {
 	}{{"ASYNC_FLUSH", asyncFlush}, {"SYNC_FLUSH", nil}} {
 		t.Run(mode.name, func(t *testing.T) {
 			underLoad(t, 3, mode.tweak, func(t *testing.T, c *testCluster, h *history, rng *rand.Rand) {
-				for range seeds(5) {
+				for range seeds(8) {
 					before := h.count()
 					c.wait("sends between power losses", func() bool { return h.count() > before+5 })
 					order := rng.Perm(3)
