@@ -29,6 +29,7 @@ type RaftStatus struct {
 	CommitLogEnd int64        `json:"commitLogEnd"`
 	Missing      int64        `json:"missingBytes"` // of the CommitLog, being fetched from peers
 	Complete     bool         `json:"complete"`     // has all it should have
+	Shortcuts    uint64       `json:"shortcuts"`    // elections it has stood in at once, as the leader's process was gone
 	Failure      string       `json:"failure,omitempty"`
 	Preferred    string       `json:"preferred,omitempty"`    // the node that is to lead
 	Restrained   string       `json:"restrained,omitempty"`   // why this replica should not lead

@@ -42,6 +42,11 @@ type replicaState struct {
 	LogEnd logEnd `json:"logEnd"`
 	// Suspect: it may lack what it has acknowledged, see suspicion.
 	Suspect bool `json:"suspect,omitempty"`
+	// LostLeader, in LostTerm: it sees that this leader's process is gone.
+	LostLeader string `json:"lostLeader,omitempty"`
+	LostTerm   uint64 `json:"lostTerm,omitempty"`
+	// Stands: it may stand for election.
+	Stands bool `json:"stands"`
 }
 
 // bootstrap brings a replica without any state into the group. One node makes
@@ -132,12 +137,14 @@ func (g *Group) describe() replicaState {
 	_, leader := g.raft().LeaderWithID()
 	applied, _ := g.progress.get()
 	suspect, _ := g.suspicion.get()
+	lost := g.shortcut.sees()
 	s := replicaState{
 		ServerID: string(g.id), Address: g.cfg.Port.Addr().String(),
 		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
 		Applied: applied, Complete: g.store.Complete(), Room: g.store.Room() == nil,
 		OperatorTerm: g.handover.operatorTerm(),
 		Voters:       g.voters(), LogEnd: g.logEnd(), Suspect: suspect,
+		LostLeader: string(lost.leader), LostTerm: lost.term, Stands: g.stands(),
 	}
 	if err := g.standing.restrained(); err != nil {
 		s.Restrained = err.Error()

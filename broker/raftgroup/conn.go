@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,6 +78,28 @@ func (c *progressConn) extend(allowance *atomic.Int64, set func(time.Time) error
 		return nil
 	}
 	return set(time.Now().Add(time.Duration(d)))
+}
+
+// hungUp says whether the other side has ended a connection, without reading.
+func hungUp(c net.Conn) bool {
+	if m, ok := c.(interface{ hungUp() bool }); ok {
+		return m.hungUp()
+	}
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true
+	}
+	over := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		over = n == 0 && err == nil || err != nil && err != unix.EAGAIN && err != unix.EINTR
+	})
+	return over || err != nil
 }
 
 // maxUnsent bounds what a connection's buffer holds that was not sent yet.

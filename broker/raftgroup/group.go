@@ -43,6 +43,7 @@ type Group struct {
 	handover   handover
 	taking     intake
 	suspicion  suspicion
+	shortcut   shortcut
 	// What applied has told of; for raft's applying goroutine.
 	leaderTerm   uint64
 	tableChanges int64
@@ -236,7 +237,7 @@ func (g *Group) serve(h hello, c net.Conn) {
 	defer g.serving.Done()
 	switch h.Kind {
 	case streamRaft:
-		g.life.Load().layer.offer(c)
+		g.life.Load().layer.offer(raft.ServerID(h.From), c)
 	case streamState:
 		g.answer(c, g.describe())
 	case streamRejoin:

@@ -80,6 +80,7 @@ func (g *Group) begin(again bool) (l *life, err error) {
 		return leader
 	}))
 	l.done.Go(func() { l.watchLeadership(observer) })
+	l.done.Go(l.watchConnections)
 	return l, nil
 }
 

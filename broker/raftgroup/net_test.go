@@ -3,10 +3,12 @@ package raftgroup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -16,6 +18,7 @@ import (
 type memNet struct {
 	mu        sync.Mutex
 	listeners map[string]*memListener
+	dark      map[string]bool // addresses of machines that are off
 	conns     map[*memConn]struct{}
 	links     map[[2]string]*memLink // by from and to
 }
@@ -23,6 +26,7 @@ type memNet struct {
 // memLink is one direction between two nodes; guarded by memNet.mu.
 type memLink struct {
 	cut     bool
+	refuse  bool // new connections
 	delay   time.Duration
 	rate    int           // bytes per second; 0: no bound
 	busy    time.Time     // until then it carries what was written before
@@ -30,7 +34,7 @@ type memLink struct {
 }
 
 func newMemNet() *memNet {
-	return &memNet{listeners: map[string]*memListener{}, conns: map[*memConn]struct{}{}, links: map[[2]string]*memLink{}}
+	return &memNet{listeners: map[string]*memListener{}, dark: map[string]bool{}, conns: map[*memConn]struct{}{}, links: map[[2]string]*memLink{}}
 }
 
 // link returns a link. The lock is held.
@@ -72,7 +76,7 @@ func (n *memNet) heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range n.links {
-		l.cut, l.delay, l.rate = false, 0, 0
+		l.cut, l.refuse, l.delay, l.rate = false, false, 0, 0
 		close(l.changed)
 		l.changed = make(chan struct{})
 	}
@@ -94,11 +98,18 @@ func (n *memNet) sever(pick func(from, to string) bool) (broken int) {
 	return len(conns)
 }
 
+// refuse has new connections over a link refused, or not any more.
+func (n *memNet) refuse(from, to string, refuse bool) {
+	n.change(from, to, func(l *memLink) { l.refuse = refuse })
+}
+
 // unplug ends all that a node has: nothing it does from now on reaches anybody.
-// What it has written before may still arrive, as after kill -9, or not.
+// What it has written before may still arrive, as after kill -9, or it does not and
+// the whole machine is off.
 func (n *memNet) unplug(addr string, drop bool) {
 	n.mu.Lock()
 	delete(n.listeners, addr)
+	n.dark[addr] = drop
 	var conns []*memConn
 	for c := range n.conns {
 		if c.from == addr {
@@ -135,6 +146,7 @@ func (n *memNet) listen(addr string) *memListener {
 	defer n.mu.Unlock()
 	l := &memListener{net: n, addr: addr, accept: make(chan net.Conn), closed: make(chan struct{})}
 	n.listeners[addr] = l
+	n.dark[addr] = false
 	return l
 }
 
@@ -164,6 +176,7 @@ func (l *memListener) Addr() net.Addr { return memAddr(l.addr) }
 var (
 	errUnreachable = errors.New("memnet: unreachable")
 	errReset       = errors.New("memnet: connection reset")
+	errRefused     = fmt.Errorf("memnet: %w", syscall.ECONNREFUSED)
 )
 
 // dialer connects as a node, for as long as plugged says that it is one.
@@ -174,9 +187,13 @@ func (n *memNet) dialer(from string, plugged func() bool) func(context.Context, 
 			there, back := n.link(from, to), n.link(to, from)
 			cut, c1, c2 := there.cut || back.cut, there.changed, back.changed
 			l := n.listeners[to]
-			if !plugged() || !cut && l == nil {
+			if !plugged() || !cut && n.dark[to] {
 				n.mu.Unlock()
 				return nil, errUnreachable
+			}
+			if !cut && (l == nil || there.refuse) {
+				n.mu.Unlock()
+				return nil, errRefused
 			}
 			if !cut {
 				mine, theirs := n.pair(from, to)
@@ -187,7 +204,7 @@ func (n *memNet) dialer(from string, plugged func() bool) func(context.Context, 
 				case <-l.closed:
 				case <-ctx.Done():
 				}
-				mine.reset()
+				mine.reset() // as what waits in a backlog is
 				return nil, errUnreachable
 			}
 			n.mu.Unlock()
@@ -225,6 +242,12 @@ func (c *memConn) SetReadDeadline(t time.Time) error  { return c.in.set(func() {
 func (c *memConn) SetWriteDeadline(t time.Time) error { return c.out.set(func() { c.out.writeBy = t }) }
 func (c *memConn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+func (c *memConn) hungUp() bool {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	return c.in.err != nil || c.in.eof && len(c.in.chunks) == 0
 }
 
 func (c *memConn) forget() {

@@ -71,7 +71,7 @@ func newFakePeer(c *testCluster, node string) *fakePeer {
 func layerServe(l *streamLayer) func(hello, net.Conn) {
 	return func(h hello, c net.Conn) {
 		if h.Kind == streamRaft {
-			l.offer(c)
+			l.offer(raft.ServerID(h.From), c)
 			return
 		}
 		c.Close()
@@ -80,7 +80,7 @@ func layerServe(l *streamLayer) func(hello, net.Conn) {
 
 func (p *fakePeer) serve(h hello, c net.Conn) {
 	if h.Kind == streamRaft {
-		p.layer.offer(c)
+		p.layer.offer(raft.ServerID(h.From), c)
 		return
 	}
 	defer c.Close()

@@ -15,6 +15,7 @@ func (g *Group) Status() remoting.RaftStatus {
 		State: g.raft().State().String(), Term: g.raft().CurrentTerm(), Leader: string(leader),
 		CommitIndex: g.raft().CommitIndex(), AppliedIndex: applied, LastIndex: g.raft().LastIndex(), Snapshot: g.lastSnapshot(),
 		CommitLogMin: g.store.Min(), CommitLogEnd: g.store.End(), Complete: g.store.Complete(),
+		Shortcuts: g.shortcut.taken.Load(),
 	}
 	s.Suspect, s.PossibleLoss = g.suspicion.get()
 	for _, i := range g.state.Incidents() {

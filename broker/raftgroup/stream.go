@@ -37,6 +37,7 @@ type streamLayer struct {
 
 	incoming chan net.Conn
 	closed   chan struct{}
+	ended    chan struct{} // told when a connection is closed; see shortcut
 	once     sync.Once
 
 	mu    sync.Mutex
@@ -46,26 +47,32 @@ type streamLayer struct {
 func newStreamLayer(ctx context.Context, port *Port, group string, self raft.ServerID, addr raft.ServerAddress) *streamLayer {
 	return &streamLayer{
 		ctx: ctx, port: port, group: group, self: self, addr: addr,
-		incoming: make(chan net.Conn), closed: make(chan struct{}), conns: map[*layerConn]struct{}{},
+		incoming: make(chan net.Conn), closed: make(chan struct{}), ended: make(chan struct{}, 1), conns: map[*layerConn]struct{}{},
 	}
 }
 
 // layerConn is a connection that its layer knows of until it is closed.
 type layerConn struct {
 	progressConn
-	layer *streamLayer
+	layer   *streamLayer
+	peer    raft.ServerID
+	dialled bool // by this side
 }
 
 func (c *layerConn) Close() error {
 	c.layer.mu.Lock()
 	delete(c.layer.conns, c)
 	c.layer.mu.Unlock()
+	select {
+	case c.layer.ended <- struct{}{}:
+	default:
+	}
 	return c.progressConn.Close()
 }
 
 // own takes a connection over, or closes it if the layer's were cut.
-func (l *streamLayer) own(c net.Conn) (net.Conn, error) {
-	lc := &layerConn{progressConn: progressConn{Conn: c, fixed: l.port.fixedDeadlines}, layer: l}
+func (l *streamLayer) own(c net.Conn, peer raft.ServerID, dialled bool) (net.Conn, error) {
+	lc := &layerConn{progressConn: progressConn{Conn: c, fixed: l.port.fixedDeadlines}, layer: l, peer: peer, dialled: dialled}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conns == nil {
@@ -74,6 +81,20 @@ func (l *streamLayer) own(c net.Conn) (net.Conn, error) {
 	}
 	l.conns[lc] = struct{}{}
 	return lc, nil
+}
+
+// connected says whether there is a connection with a peer. One that the peer has
+// ended counts until everything that came on it has been handled; one that we have
+// dialled does not, as raft keeps those that it has no use for and reads nothing.
+func (l *streamLayer) connected(peer raft.ServerID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		if c.peer == peer && !(c.dialled && hungUp(c.Conn)) {
+			return true
+		}
+	}
+	return false
 }
 
 // cut closes every connection and lets no new one come to be.
@@ -88,8 +109,8 @@ func (l *streamLayer) cut() {
 }
 
 // offer hands an incoming connection to raft.
-func (l *streamLayer) offer(c net.Conn) {
-	oc, err := l.own(c)
+func (l *streamLayer) offer(from raft.ServerID, c net.Conn) {
+	oc, err := l.own(c, from, false)
 	if err != nil {
 		return
 	}
@@ -132,7 +153,7 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	if err != nil {
 		return nil, err
 	}
-	return l.own(c)
+	return l.own(c, id, true)
 }
 
 type layerAddr string

@@ -58,6 +58,7 @@ type guards struct {
 	noClamp, noGate, noByteBound, noDrain, noHeldSnapshot  bool
 	noSnapshotEntry, noReconcile, noSupervisor, noContacts bool
 	noTermCheck, fixedDeadlines, noSuspects                bool
+	shortcut                                               shortcutGuards
 }
 
 func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, standing *standing, g guards) *transport {
