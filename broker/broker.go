@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -58,6 +59,8 @@ type Broker struct {
 	wheel     *wheel
 	names     *registration
 	counters  counters
+	usage     usage
+	draining  atomic.Bool // see leave
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -81,6 +84,7 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		askers:  newWorkers(cfg.MaxBlockingRequests, clientTimeout),
 		pulling: pulling{limit: int64(cfg.ServerMaxPendingBytes)},
 		filters: filters{enabled: cfg.EnablePropertyFilter},
+		usage:   usage{epoch: time.Now()},
 	}
 	host, err := addr.MarshalBinary()
 	if err != nil {
@@ -153,6 +157,8 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 		SlaveTimeout:    time.Duration(cfg.SlaveTimeout),
 		FlushTimeout:    time.Duration(cfg.SyncFlushTimeout),
 		CatchUpRate:     int64(cfg.CatchUpBytesPerSec),
+		Preference:      cfg.preference(g),
+		BalanceAfter:    time.Duration(cfg.LeaderBalanceDelay),
 		Storage: storage.Options{
 			MaxOpenFiles: cfg.MaxOpenFiles, HotBytes: int64(cfg.AccessMessageInMemory), Reserve: int64(cfg.DiskReserve),
 		},
@@ -164,6 +170,9 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 			Changed:    func() { b.names.wake(); b.holds.changed() },
 			Failed:     func(error) { b.names.wake() },
 		},
+	}
+	if !*cfg.LeaderBalance {
+		rc.BalanceAfter = -1
 	}
 	if cfg.FlushDiskType == "ASYNC_FLUSH" {
 		rc.Flush = raftlog.AsyncFlush
@@ -242,21 +251,19 @@ func (b *Broker) brokerID() int64 {
 	return b.slaveID
 }
 
-// close hands leadership over, answers what is on its way and stops.
+// close leaves the group's clients to other replicas, answers what is on its way
+// and stops.
 func (b *Broker) close(ctx context.Context) error {
 	b.once.Do(func() {
 		var err error
-		if b.group != nil && b.leads() && b.replicas > 1 {
-			if e := b.group.Leave(ctx); e != nil {
-				b.logger.Warn("leadership was not handed over", "error", e)
-			}
-		}
 		if b.server != nil {
+			b.leave(ctx)
 			// Its error is ctx's: what was not answered in time is cut off.
 			b.holds.release()
 			b.server.Shutdown(ctx)
+		} else {
+			b.names.leave(ctx)
 		}
-		b.names.leave(ctx)
 		b.cancel()
 		b.links.close()
 		b.relaying.close()

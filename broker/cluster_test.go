@@ -88,6 +88,9 @@ func newCluster(root string, n int, tweak func(*Config)) (*testCluster, error) {
 		c.cfg.Nodes[id] = NodeConfig{Peer: ports[3*i], Namesrv: ports[3*i+1]}
 		c.cfg.Groups[0].Replicas[id] = ports[3*i+2]
 	}
+	// Who leads is the test's business, and nobody uses a node that it stops.
+	no := false
+	c.cfg.LeaderBalance, c.cfg.ShutdownDrainTimeout = &no, Duration(time.Millisecond)
 	if tweak != nil {
 		tweak(&c.cfg)
 	}

@@ -55,6 +55,13 @@ type Config struct {
 	CatchUpBytesPerSec ByteSize `yaml:"catchUpBytesPerSec"` // 64 MiB
 	DedupWindow        Duration `yaml:"dedupWindow"`        // 2m; a negative one switches it off
 	DedupMax           int      `yaml:"dedupMax"`           // 1,000,000 sends
+	// LeaderBalance: a group's leadership goes back to its preferred leader when that
+	// has been fit for LeaderBalanceDelay. true, 10s
+	LeaderBalance      *bool    `yaml:"leaderBalance"`
+	LeaderBalanceDelay Duration `yaml:"leaderBalanceDelay"`
+	// ShutdownDrainTimeout is how long a replica that is stopped goes on at most while
+	// clients use it. 35s: they look at the routes every 30 s
+	ShutdownDrainTimeout Duration `yaml:"shutdownDrainTimeout"`
 
 	// Topics and groups.
 	AutoCreateTopicEnable        *bool `yaml:"autoCreateTopicEnable"`       // true
@@ -114,6 +121,9 @@ type GroupConfig struct {
 	BrokerName string `yaml:"brokerName"`
 	// Replicas are the nodes that have one, and where clients reach it.
 	Replicas map[string]string `yaml:"replicas"`
+	// PreferredLeader is the node that is to lead it. Default: another one for each
+	// group, in the order of Groups and of the nodes' names.
+	PreferredLeader string `yaml:"preferredLeader"`
 }
 
 func orDefault[T comparable](v *T, d T) {
@@ -148,6 +158,9 @@ func (c *Config) setDefaults() {
 	orDefault(&c.CatchUpBytesPerSec, 64<<20)
 	orDefault(&c.DedupWindow, Duration(2*time.Minute))
 	orDefault(&c.DedupMax, 1_000_000)
+	orDefault(&c.LeaderBalance, &yes)
+	orDefault(&c.LeaderBalanceDelay, Duration(10*time.Second))
+	orDefault(&c.ShutdownDrainTimeout, Duration(35*time.Second))
 	orDefault(&c.AutoCreateTopicEnable, &yes)
 	orDefault(&c.DefaultTopicQueueNums, 8)
 	orDefault(&c.AutoCreateSubscriptionGroup, &yes)

@@ -106,6 +106,9 @@ func (c *Config) validateGroups(addresses map[string]string) error {
 				return err
 			}
 		}
+		if _, ok := g.Replicas[g.PreferredLeader]; !ok && g.PreferredLeader != "" {
+			return badKey(key+".preferredLeader", "%q has no replica of %s; these have: %v", g.PreferredLeader, g.BrokerName, slices.Sorted(maps.Keys(g.Replicas)))
+		}
 		switch {
 		case c.BrokerRole == "ASYNC_MASTER" && len(g.Replicas) > 1:
 			return badKey("brokerRole", "ASYNC_MASTER contradicts %s of group %s: a group of several replicas always commits by quorum", key, g.BrokerName)
@@ -202,6 +205,8 @@ func (c *Config) validateLimits() error {
 		count("transactionCheckMax", c.TransactionCheckMax, 1, 10_000),
 		span("transactionTimeOut", c.TransactionTimeout, time.Millisecond, 24*time.Hour),
 		span("transactionCheckInterval", c.TransactionCheckInterval, time.Millisecond, 24*time.Hour),
+		span("leaderBalanceDelay", c.LeaderBalanceDelay, 100*time.Millisecond, time.Hour),
+		span("shutdownDrainTimeout", c.ShutdownDrainTimeout, time.Millisecond, 10*time.Minute),
 		span("dedupWindow", max(0, c.DedupWindow), 0, 24*time.Hour),
 		span("rebalanceLockMaxLiveTime", c.RebalanceLockMaxLiveTime, time.Second, time.Hour),
 		span("registerBrokerPeriod", c.NamesrvHeartbeat, 100*time.Millisecond, time.Minute),

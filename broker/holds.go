@@ -268,6 +268,16 @@ func (h *holds) release() {
 	}
 }
 
+// answerAll answers all pulls that are held now, whatever there is.
+func (h *holds) answerAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.byTime) > 0 {
+		h.byTime[0].deadline = time.Time{}
+		h.wakeOp(h.byTime[0])
+	}
+}
+
 // count is how many pulls are held.
 func (h *holds) count() int {
 	h.mu.Lock()

@@ -231,9 +231,16 @@ func (op *pullOp) elsewhere(r queueRange) {
 }
 
 func (op *pullOp) response(code int32, next int64, r queueRange, cold bool) *remoting.Command {
-	return &remoting.Command{Code: code, Header: &remoting.PullResponse{
+	resp := &remoting.Command{Code: code, Header: &remoting.PullResponse{
 		SuggestBrokerID: op.suggest(cold), NextBeginOffset: next, MinOffset: r.first, MaxOffset: r.end,
 	}}
+	if b := op.b; b.draining.Load() {
+		// The routes of the client may still call this one the leader.
+		if l := b.group.Leadership(); l.Address != "" && !l.Self {
+			resp.Ext.Add(extLeader, l.Address)
+		}
+	}
+	return resp
 }
 
 // suggest is the broker to pull from next: the leader, while there is one; but a
@@ -244,6 +251,10 @@ func (op *pullOp) suggest(cold bool) int64 {
 	switch {
 	case b.group.Err() != nil:
 		return 0 // this replica gets nothing new any more
+	case b.draining.Load() && lead.Node == "":
+		return b.anotherReplica(0)
+	case b.draining.Load():
+		return 0 // see response
 	case cold && *b.cfg.SlaveReadEnable && lead.Self:
 		group, _ := b.group.State().Group(op.h.ConsumerGroup)
 		return b.anotherReplica(group.WhichBrokerWhenSlow)

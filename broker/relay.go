@@ -99,6 +99,18 @@ func (b *Broker) relays(s *session, req *remoting.Command) bool {
 	return known && *b.cfg.ForwardToLeader && (!b.leads() || req.IsOneway() && s.relaying()) && req.Ext.Get(extFrom) == "" // R1
 }
 
+// extHeld marks, within a replica, a request that was to be passed on already.
+const extHeld = "raftmqHeld"
+
+// relaysAfter says whether a request is passed on that this replica has begun to
+// handle, and found that it leads no more: if nothing was done, or may be done
+// again, and not for ever.
+func (b *Broker) relaysAfter(req *remoting.Command) bool {
+	repeatable, known := relayed[req.Code]
+	return known && *b.cfg.ForwardToLeader && req.Ext.Get(extFrom) == "" && req.Ext.Get(extHeld) == "" &&
+		(isSend(req) || repeatable(b, req))
+}
+
 // relay passes a request on and its answer back.
 func (b *Broker) relay(s *session, req *remoting.Command, handle handler) {
 	out := &remoting.Command{
@@ -110,6 +122,7 @@ func (b *Broker) relay(s *session, req *remoting.Command, handle handler) {
 		return
 	}
 	req = req.Clone()
+	req.Ext = append(req.Ext, remoting.Field{Key: extHeld, Value: "true"})
 	out.Body = req.Body
 	refuse := func(err error) { b.refuse(req.Responder(), err) }
 	b.run(b.relaying, requestBytes(req), refuse, func(ctx context.Context) { b.relayNow(ctx, s, req, out, handle, refuse) })

@@ -99,6 +99,7 @@ func (b *Broker) ServeRemoting(c *remoting.Conn, req *remoting.Command) {
 		return
 	}
 	s := b.sessions.of(c)
+	b.usage.note(s, req)
 	if b.relays(s, req) {
 		b.relay(s, req, h)
 		return
@@ -138,7 +139,11 @@ func blocking(f blockingHandler, pool func(*Broker) *workers) handler {
 		refuse := func(err error) { b.refuse(req.Responder(), err) }
 		b.run(pool(b), requestBytes(req), refuse, func(ctx context.Context) {
 			a, err := f(b, ctx, s, req)
-			if err != nil {
+			switch {
+			case errors.Is(err, raftgroup.ErrNotLeader) && b.relaysAfter(req):
+				b.relay(s, req, blocking(f, pool))
+				return
+			case err != nil:
 				refuse(err)
 				return
 			}

@@ -1,8 +1,8 @@
 package broker
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -33,6 +33,7 @@ const maxReconsumeTimes = 1 << 20
 type sendOp struct {
 	b         *Broker
 	s         *session
+	req       *remoting.Command // of no use after Append
 	responder remoting.Responder
 	h         remoting.SendHeader
 	born      netip.AddrPort // the client
@@ -69,7 +70,7 @@ func (b *Broker) send(s *session, req *remoting.Command) { b.sendAfter(s, req, f
 // stored.
 func (b *Broker) sendAfter(s *session, req *remoting.Command, limbo bool) {
 	op := sendOps.Get().(*sendOp)
-	op.b, op.s, op.responder, op.started, op.limbo = b, s, req.Responder(), time.Now(), limbo
+	op.b, op.s, op.req, op.responder, op.started, op.limbo = b, s, req, req.Responder(), time.Now(), limbo
 	if err := op.h.Decode(req); err != nil {
 		op.refuse(err)
 		return
@@ -77,7 +78,7 @@ func (b *Broker) sendAfter(s *session, req *remoting.Command, limbo bool) {
 	op.born, op.from = s.from(req)
 	op.repeat = req.Ext.Get(extRepeat) == "true"
 	if err := b.writable(); err != nil {
-		op.refuse(err)
+		op.refuseNow(err)
 		return
 	}
 	h := &op.h
@@ -100,14 +101,14 @@ func (b *Broker) sendAfter(s *session, req *remoting.Command, limbo bool) {
 		return
 	}
 	// What is to be created first needs raft.
-	body, version := bytes.Clone(req.Body), req.Version
+	op.req = req.Clone()
 	b.run(b.workers, requestBytes(req), op.refuse, func(ctx context.Context) {
-		topic, err := b.sendTopic(ctx, op, version)
+		topic, err := b.sendTopic(ctx, op, op.req.Version)
 		if err != nil {
-			op.refuse(err)
+			op.refuseNow(err)
 			return
 		}
-		op.propose(topic, body)
+		op.propose(topic, op.req.Body)
 	})
 }
 
@@ -120,6 +121,17 @@ func (b *Broker) writable() error {
 		return raftgroup.ErrNoRoom
 	}
 	return nil
+}
+
+// refuseNow is refuse while the request is there: if this replica leads no more, it
+// is passed on.
+func (op *sendOp) refuseNow(err error) {
+	if b := op.b; errors.Is(err, raftgroup.ErrNotLeader) && !op.limbo && b.relaysAfter(op.req) {
+		b.relay(op.s, op.req, (*Broker).send)
+		op.free()
+		return
+	}
+	op.refuse(err)
 }
 
 func (op *sendOp) refuse(err error) {
@@ -149,7 +161,7 @@ func (op *sendOp) propose(topic remoting.TopicConfig, body []byte) {
 		Count:    count, Size: size, Op: op,
 	})
 	if err != nil {
-		op.refuse(err)
+		op.refuseNow(err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/raftmq/raftmq/remoting"
 )
@@ -23,6 +24,7 @@ type session struct {
 	told   map[toldKey]uint64      // resets that the client was told of, by id
 	oneway []func(context.Context) // one-way requests that wait to be passed on; the first may be under way
 	turn   sync.Mutex              // of who passes one on; taken before mu
+	client atomic.Bool             // it is not a replica's
 }
 
 // sessions are those of all connections of a Broker.
@@ -51,6 +53,18 @@ func (t *sessions) of(c *remoting.Conn) *session {
 		t.byConn[c] = s
 	}
 	return s
+}
+
+// clients says whether any of them is a client's.
+func (t *sessions) clients() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, s := range t.byConn {
+		if s.client.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // end forgets a connection.
