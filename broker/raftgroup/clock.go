@@ -1,20 +1,61 @@
 package raftgroup
 
 import (
+	"math"
+	"slices"
 	"sync"
 	"time"
 )
 
-// logClock gives the times a leader stamps on commands, in ms: never below what
-// the log holds already, never backwards, and, once begun, never in leaps. It
-// runs on the machine's monotonic clock and is slewed to the wall clock, so that
-// setting the wall clock changes its pace, not its reading.
+// logClock gives the times a leader stamps on commands, in ms. It runs on the
+// machine's monotonic clock and is slewed to the median of the voters' clocks, its
+// own being one of them: setting one of them, or having it run wild, changes
+// nothing, however wrong it is, and whoever leads.
+//
+//	C1  It is never below what the log holds already, and never goes back.
+//	C2  It runs at least half as fast as the monotonic clock.
+//	C3  It runs at most half as fast again, but for a leap when a term begins, or
+//	    when the median is first known well: then the time in which nobody led, or
+//	    this process did not run, has passed. A leap ends at the median.
+//	C4  Clocks that are not known may be on either side of the median: it is a span
+//	    then. Within that the monotonic clock counts. If a majority is not known the
+//	    span has no ends, and only time that has passed counts.
+//
+// Only the first leader of a group that can't hear of a majority of clocks begins
+// from its own: there is nothing else.
 type logClock struct {
-	mu   sync.Mutex
-	now  func() time.Time
-	last time.Time // when at was true; zero before the first reading
-	at   float64   // log time, ms
+	mu    sync.Mutex
+	now   func() time.Time // what is monotonic
+	wall  func() time.Time // what shows the time of day
+	start time.Time
+	last  float64 // when at was true
+	at    float64 // log time; 0 before it has begun
+	known bool    // the median was known well
+
+	voters  int
+	self    bool // this replica is one of them
+	samples map[string]clockSample
 }
+
+// clockSample is how far another voter's clock is ahead of our monotonic one.
+type clockSample struct{ ahead, taken float64 }
+
+// clockSpan is how wide the span may be for the median to be known well, in ms.
+const clockSpan = 1000
+
+// clockKept is for how long a voter's clock counts that can't be asked any more.
+const clockKept = 10 * time.Minute
+
+func newLogClock(now, wall func() time.Time) logClock {
+	return logClock{now: now, wall: wall, start: now(), samples: map[string]clockSample{}}
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func msOf(t time.Time) float64 { return float64(t.UnixMicro()) / 1000 }
+
+// mono is the monotonic clock.
+func (c *logClock) mono() float64 { return ms(c.now().Sub(c.start)) }
 
 // raise makes later readings be at least t.
 func (c *logClock) raise(t int64) {
@@ -29,19 +70,98 @@ func (c *logClock) read() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance()
+	if c.at == 0 {
+		return c.wall().UnixMilli()
+	}
 	return int64(c.at)
 }
 
-// advance moves the log time on to now.
-func (c *logClock) advance() {
-	now := c.now()
-	wall := float64(now.UnixMicro()) / 1000
-	if c.last.IsZero() {
-		c.at = max(c.at, wall)
-	} else {
-		passed := float64(max(0, now.Sub(c.last))) / float64(time.Millisecond)
-		// At most half as fast again, or half as slow, until wall and log agree.
-		c.at += passed + min(max(wall-c.at-passed, -passed/2), passed/2)
+// begin begins a term (C3).
+func (c *logClock) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.advance()
+	if low, _ := c.median(); !math.IsInf(low, -1) {
+		c.at = max(c.at, low)
 	}
+	if c.at == 0 {
+		c.at = msOf(c.wall())
+	}
+}
+
+// advance moves the log time on to now. The lock is held.
+func (c *logClock) advance() {
+	now := c.mono()
+	passed := max(0, now-c.last)
 	c.last = now
+	low, high := c.median()
+	switch {
+	case !c.known && high-low <= clockSpan:
+		c.known = true
+		c.at = max(c.at+passed, low)
+	case c.at > 0:
+		c.at += passed
+		c.at += min(max(low-c.at, 0), passed/2) // it is late
+		c.at -= min(max(c.at-high, 0), passed/2)
+	}
+}
+
+// median is between which times the median of the voters' clocks is, now. The lock
+// is held.
+func (c *logClock) median() (low, high float64) {
+	known := make([]float64, 0, 16)
+	if c.self {
+		known = append(known, msOf(c.wall()))
+	}
+	for _, s := range c.samples {
+		if c.last-s.taken <= ms(clockKept) {
+			known = append(known, c.last+s.ahead)
+		}
+	}
+	slices.Sort(known)
+	low, high = math.Inf(-1), math.Inf(1)
+	unknown := c.voters - len(known)
+	if i := (c.voters-1)/2 - unknown; c.voters > 0 && i >= 0 && i < len(known) {
+		low = known[i] // if all that are not known are lower
+	}
+	if i := c.voters / 2; c.voters > 0 && i < len(known) {
+		high = known[i] // if all of them are higher
+	}
+	return low, high
+}
+
+// of says whose clocks count: those of the other voters, and perhaps our own.
+func (c *logClock) of(others []string, self bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.advance() // by what counted until now
+	c.voters, c.self = len(others), self
+	if self {
+		c.voters++
+	}
+	for id := range c.samples {
+		if !slices.Contains(others, id) {
+			delete(c.samples, id)
+		}
+	}
+}
+
+// note takes in what another voter's clock showed at some time between a reading
+// of the monotonic clock and now.
+func (c *logClock) note(voter string, asked, shown float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.advance()
+	if c.last-asked <= ms(clockTimeout) {
+		c.samples[voter] = clockSample{ahead: shown - (asked+c.last)/2, taken: c.last}
+	}
+}
+
+// settled says whether the median is known well.
+func (c *logClock) settled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.advance()
+	low, high := c.median()
+	return high-low <= clockSpan
 }

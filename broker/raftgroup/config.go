@@ -65,8 +65,9 @@ type Config struct {
 	Logger  hclog.Logger
 	Events  Events
 
-	// Now is the machine's clock, time.Now.
-	Now func() time.Time
+	// Now is the machine's monotonic clock, Wall the one that shows the time of day
+	// and may be wrong: time.Now both.
+	Now, Wall func() time.Time
 
 	guard guards
 }
@@ -119,6 +120,9 @@ func (c *Config) validate() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Wall == nil {
+		c.Wall = c.Now
 	}
 	switch {
 	case c.Cluster == "" || c.Name == "" || c.Node == "" || c.Dir == "":

@@ -69,7 +69,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	g := &Group{
 		cfg:    cfg,
 		logger: cfg.Logger.With("group", cfg.Name),
-		clock:  logClock{now: cfg.Now},
+		clock:  newLogClock(cfg.Now, cfg.Wall),
 	}
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.leadership.Store(&Leadership{})
@@ -198,6 +198,7 @@ func (g *Group) start(l *life) {
 	g.done.Go(g.catchUp)
 	g.done.Go(g.supervise)
 	g.done.Go(g.handOvers)
+	g.done.Go(g.keepTime)
 	if is, _ := g.suspicion.get(); is {
 		g.done.Go(g.rejoin)
 	}
@@ -242,6 +243,8 @@ func (g *Group) serve(h hello, c net.Conn) {
 		g.answer(c, g.describe())
 	case streamRejoin:
 		g.answerRejoin(h, c)
+	case streamClock:
+		g.answer(c, clockAnswer{Clock: msOf(g.cfg.Wall())})
 	case streamFetch:
 		g.serveFetch(c)
 	}

@@ -30,6 +30,7 @@ const (
 	streamState = "state" // one question: what do you know of this group?
 	// streamRejoin is another: append an entry, and where is it?
 	streamRejoin = "rejoin"
+	streamClock  = "clock" // and another: what does your clock show?
 )
 
 // hello says who dials whom, and for what. A node refuses what is not meant for

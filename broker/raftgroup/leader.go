@@ -58,6 +58,7 @@ func (l *life) beginTerm(ctx context.Context) {
 }
 
 func (g *Group) tryBeginTerm(ctx context.Context, term uint64) error {
+	g.beginTime(ctx)
 	// All that the terms before have committed is applied when this is.
 	if _, err := g.apply(ctx, fsm.Lead(fsm.Leader{Node: g.cfg.Node, Address: g.cfg.ClientAddress.String()})); err != nil {
 		return err
