@@ -107,6 +107,7 @@ type Conn struct {
 	slots     []uint32 // generation of each slot for a request in flight
 	freeSlots []uint32
 	draining  bool
+	asked     time.Time     // when it was last, while draining
 	lingering bool          // drained: what still arrives is dropped
 	quiet     chan struct{} // closed when nothing is in flight; nil if nobody waits
 	err       error         // why it is closed; nil while it is open
@@ -178,34 +179,55 @@ func (c *Conn) Pending() int {
 	return c.pending
 }
 
-// lingerTime is how long a drained connection waits for the peer to close.
-const lingerTime = time.Second
+const (
+	// lingerTime is how long a drained connection waits for the peer to close.
+	lingerTime = time.Second
+	// calmTime is for how long a peer must have asked for nothing before a connection is closed under it: a request that crosses our closing
+	// is never answered, and the peer can't know whether it was handled. One that goes on asking is told to go for up to lingerTime.
+	calmTime = 100 * time.Millisecond
+)
 
 // Drain closes the connection gracefully. The peer's new requests are refused (GoAway or ServiceNotAvailable), so are calls of this side;
 // requests and calls in flight are completed and written. It returns when the connection is closed; if ctx ends first it closes at once
 // and returns ctx's error.
 func (c *Conn) Drain(ctx context.Context) error {
+	begin := time.Now()
 	c.mu.Lock()
 	c.draining = true
-	if c.quiet == nil {
-		c.quiet = make(chan struct{})
-	}
-	quiet := c.quiet
-	c.checkQuiet()
+	c.asked = c.started.Add(time.Duration(c.lastWrite.Load())) // whoever was answered may ask again
 	c.mu.Unlock()
-	select {
-	case <-quiet:
-	case <-c.done:
-		return nil
-	case <-ctx.Done():
-		c.Close()
-		return ctx.Err()
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for wait := time.Duration(1); wait > 0; {
+		c.mu.Lock()
+		if c.quiet == nil {
+			c.quiet = make(chan struct{})
+		}
+		quiet := c.quiet
+		c.checkQuiet()
+		c.mu.Unlock()
+		select {
+		case <-quiet:
+		case <-c.done:
+			return nil
+		case <-ctx.Done():
+			c.Close()
+			return ctx.Err()
+		}
+		if wait = c.calm(begin); wait > 0 {
+			t.Reset(wait)
+			select {
+			case <-t.C:
+			case <-c.done:
+				return nil
+			case <-ctx.Done():
+			}
+		}
 	}
 	// Closing a socket with unread bytes makes the kernel send a reset, which can overtake our last answers. So only our direction is
 	// closed, and the peer, seeing that, closes its own.
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		t := time.NewTimer(lingerTime)
-		defer t.Stop()
+		t.Reset(lingerTime)
 		select {
 		case <-c.done:
 		case <-t.C:
@@ -218,11 +240,27 @@ func (c *Conn) Drain(ctx context.Context) error {
 
 // checkQuiet wakes Drain if nothing is in flight. The lock is held.
 func (c *Conn) checkQuiet() {
-	if c.quiet != nil && c.pending == 0 && len(c.calls) == 0 && len(c.freeSlots) == len(c.slots) {
-		c.lingering = true
+	if c.quiet != nil && c.isQuiet() {
 		close(c.quiet)
 		c.quiet = nil
 	}
+}
+
+func (c *Conn) isQuiet() bool {
+	return c.pending == 0 && len(c.calls) == 0 && len(c.freeSlots) == len(c.slots)
+}
+
+// calm says how much longer it is to be waited before the connection, which is being drained since begin, is closed. If no longer, nothing is
+// answered any more.
+func (c *Conn) calm(begin time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wait := min(calmTime-time.Since(c.asked), lingerTime-time.Since(begin))
+	if wait <= 0 && !c.isQuiet() {
+		wait = time.Millisecond // something is being written
+	}
+	c.lingering = wait <= 0
+	return wait
 }
 
 // finish runs when both goroutines have ended: nothing will be read or written any more.

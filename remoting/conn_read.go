@@ -96,6 +96,7 @@ func (c *Conn) dispatchRequest(cmd *Command) {
 		c.mu.Unlock()
 		return
 	case c.draining:
+		c.asked = time.Now()
 		refusal := Command{Code: ServiceNotAvailable, Remark: "shutting down", Ext: c.cfg.DrainFields}
 		if cmd.Version > VersionGoAway {
 			refusal.Code = GoAway

@@ -311,6 +311,31 @@ func TestConnDrain(t *testing.T) {
 	})
 }
 
+// Who goes on asking is told to go: a request that crosses the closing would be in
+// limbo.
+func TestConnDrainRefusesWhileAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		server := NewConn(a, ConnConfig{}, HandlerFunc(func(_ *Conn, req *Command) { req.Responder().Respond(&Command{}) }))
+		client := NewConn(b, ConnConfig{}, nil)
+		defer client.Close()
+		mustCall(t, client, &Command{})
+		drained := make(chan error)
+		go func() { drained <- server.Drain(t.Context()) }()
+		for range 10 {
+			time.Sleep(calmTime * 2 / 3)
+			if resp := mustCall(t, client, &Command{Version: 477}); resp.Code != GoAway {
+				t.Fatalf("answered %v", resp.Err())
+			}
+		}
+		last := time.Now()
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+		wantAfter(t, last, calmTime, calmTime+lingerTime)
+	})
+}
+
 func TestConnDrainTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
