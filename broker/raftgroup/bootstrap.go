@@ -28,6 +28,11 @@ type replicaState struct {
 	HasState bool `json:"hasState"`
 	// Leader is the ServerID of the leader it knows.
 	Leader string `json:"leader,omitempty"`
+	// GroupID is the group's random id; "" before this replica has applied that.
+	GroupID string `json:"groupId,omitempty"`
+	// LeaderPeer is the peer port of the leader it knows.
+	LeaderPeer    string `json:"leaderPeer,omitempty"`
+	ClientAddress string `json:"clientAddress"` // where clients reach it
 	// Peers are the members the group begins with, by its configuration.
 	Peers []Peer `json:"peers"`
 	// What says whether it may lead, see candidate.
@@ -134,7 +139,7 @@ func (g *Group) hasState() bool {
 
 // describe is what this replica answers when it is asked.
 func (g *Group) describe() replicaState {
-	_, leader := g.raft().LeaderWithID()
+	addr, leader := g.raft().LeaderWithID()
 	applied, _ := g.progress.get()
 	suspect, _ := g.suspicion.get()
 	lost := g.shortcut.sees()
@@ -145,6 +150,10 @@ func (g *Group) describe() replicaState {
 		OperatorTerm: g.handover.operatorTerm(),
 		Voters:       g.voters(), LogEnd: g.logEnd(), Suspect: suspect,
 		LostLeader: string(lost.leader), LostTerm: lost.term, Stands: g.stands(),
+		GroupID: g.state.Configuration().GroupID, ClientAddress: g.cfg.ClientAddress.String(),
+	}
+	if leader != "" {
+		_, s.LeaderPeer, _ = splitAddress(addr) // of another form: none that could be asked
 	}
 	if err := g.standing.restrained(); err != nil {
 		s.Restrained = err.Error()

@@ -55,6 +55,7 @@ type Config struct {
 	MaxInflight     int           // entries of sends on their way, 8
 	SlaveTimeout    time.Duration // until a send's quorum is late, 3 s
 	FlushTimeout    time.Duration // until a send's disk is late, 5 s
+	PromoteAfter    time.Duration // how long a new member is well before it gets a vote, 10 s
 	CatchUpRate     int64         // bytes/s fetched from peers, 64 MiB; negative: no bound
 	// Preference are nodes in the order in which they are to lead. Leadership goes
 	// back to the first once it has been fit for BalanceAfter.
@@ -112,6 +113,7 @@ func (c *Config) validate() error {
 	setDefault(&c.FlushTimeout, 5*time.Second)
 	setDefault(&c.CatchUpRate, 64<<20)
 	setDefault(&c.BalanceAfter, 10*time.Second)
+	setDefault(&c.PromoteAfter, 10*time.Second)
 	if c.FS == nil {
 		c.FS = disk.OS()
 	}

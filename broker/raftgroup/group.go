@@ -44,6 +44,10 @@ type Group struct {
 	taking     intake
 	suspicion  suspicion
 	shortcut   shortcut
+	changing   changing
+	removed    atomic.Pointer[string]
+	said       said
+	pilot      atomic.Pointer[pilot] // while this replica leads
 	// What applied has told of; for raft's applying goroutine.
 	leaderTerm   uint64
 	tableChanges int64
@@ -71,11 +75,12 @@ func Open(cfg Config) (_ *Group, err error) {
 		logger: cfg.Logger.With("group", cfg.Name),
 		clock:  newLogClock(cfg.Now, cfg.Wall),
 	}
+	g.changing = make(changing, 1)
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.leadership.Store(&Leadership{})
 	g.progress.init()
 	g.handover.init()
-	g.standing.alone, g.standing.changed = g.leaderless, g.handover.wake
+	g.standing.alone, g.standing.votes, g.standing.changed = g.leaderless, g.votes, g.handover.wake
 	defer func() {
 		if err != nil {
 			g.cancel(ErrClosed)
@@ -202,6 +207,7 @@ func (g *Group) start(l *life) {
 	if is, _ := g.suspicion.get(); is {
 		g.done.Go(g.rejoin)
 	}
+	g.done.Go(g.watchMembership)
 	if !g.hadState {
 		g.done.Go(func() { g.bootstrap(g.ctx) })
 	}
@@ -245,6 +251,8 @@ func (g *Group) serve(h hello, c net.Conn) {
 		g.answerRejoin(h, c)
 	case streamClock:
 		g.answer(c, clockAnswer{Clock: msOf(g.cfg.Wall())})
+	case streamJoin:
+		g.answerJoin(h.From, c)
 	case streamFetch:
 		g.serveFetch(c)
 	}

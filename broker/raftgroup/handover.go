@@ -282,13 +282,19 @@ const closingNode = "closing"
 // Close.
 func (g *Group) Leave(ctx context.Context) error {
 	g.standing.restrain(closingNode, standLast)
+	return g.makeWay(ctx, errClosingNode)
+}
+
+// makeWay gives leadership away, if this replica has it, as soon as somebody who is
+// only behind has come up.
+func (g *Group) makeWay(ctx context.Context, why error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		if !g.Leadership().Self {
 			return nil
 		}
-		hope, err := g.leaveOnce(ctx, errClosingNode)
+		hope, err := g.leaveOnce(ctx, why)
 		if err == nil || !hope || errors.Is(err, ErrNotLeader) {
 			return err
 		}

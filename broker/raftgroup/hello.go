@@ -27,6 +27,7 @@ const (
 const (
 	streamRaft  = "raft"  // hashicorp/raft's own protocol
 	streamFetch = "fetch" // byte ranges of a CommitLog
+	streamJoin  = "join"  // one question, for the leader: am I a member? see joining.go
 	streamState = "state" // one question: what do you know of this group?
 	// streamRejoin is another: append an entry, and where is it?
 	streamRejoin = "rejoin"

@@ -32,7 +32,11 @@ func (l *life) watchLeadership(observed <-chan raft.Observation) {
 			}
 			ctx, cancel := context.WithCancel(l.ctx)
 			stop = cancel
-			l.done.Go(func() { l.beginTerm(ctx) })
+			l.done.Go(func() {
+				if l.beginTerm(ctx) {
+					l.g.manage(ctx)
+				}
+			})
 		case <-observed:
 			l.g.learnLeader()
 		case <-l.ctx.Done():
@@ -41,13 +45,14 @@ func (l *life) watchLeadership(observed <-chan raft.Observation) {
 	}
 }
 
-// beginTerm makes the leader that raft has elected one that serves.
-func (l *life) beginTerm(ctx context.Context) {
+// beginTerm makes the leader that raft has elected one that serves, and says whether
+// it did.
+func (l *life) beginTerm(ctx context.Context) bool {
 	term := l.raft.CurrentTerm()
 	for ctx.Err() == nil {
 		err := l.g.tryBeginTerm(ctx, term)
 		if err == nil {
-			return
+			return true
 		}
 		l.g.logger.Warn("this replica was elected and can't serve yet", "term", term, "error", err)
 		select {
@@ -55,6 +60,7 @@ func (l *life) beginTerm(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+	return false
 }
 
 func (g *Group) tryBeginTerm(ctx context.Context, term uint64) error {
@@ -297,7 +303,7 @@ func (g *Group) member(name string) (raft.Server, error) {
 		}
 		ids = append(ids, string(s.ID))
 	}
-	return raft.Server{}, fmt.Errorf("group %s has no member %q; it has %s", g.cfg.Name, name, strings.Join(ids, ", "))
+	return raft.Server{}, fmt.Errorf("%w: group %s has no member %q; it has %s", ErrMember, g.cfg.Name, name, strings.Join(ids, ", "))
 }
 
 func (g *Group) servers() ([]raft.Server, error) {

@@ -238,7 +238,7 @@ func (p *Port) check(h hello) (portGroup, error) {
 		return g, fmt.Errorf("this replica of group %q is %s, not %q: its data directory is another one", h.Group, g.serverID, h.To)
 	}
 	switch h.Kind {
-	case streamRaft, streamFetch, streamState, streamRejoin, streamClock:
+	case streamRaft, streamFetch, streamState, streamRejoin, streamClock, streamJoin:
 		return g, nil
 	}
 	return g, fmt.Errorf("unknown kind of stream %q", h.Kind)

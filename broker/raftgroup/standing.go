@@ -42,6 +42,9 @@ type standing struct {
 	alone func() time.Duration
 	// changed is told that there is a reason more.
 	changed func()
+	// votes says whether the replica has a vote: without one it does not stand,
+	// whoever tells it to.
+	votes func() bool
 }
 
 // restrain bars a replica for a reason, until lift.
@@ -88,6 +91,9 @@ func (s *standing) mayVote() error {
 
 // mayStand is nil, or says what keeps it from standing for election.
 func (s *standing) mayStand() error {
+	if s.votes != nil && !s.votes() {
+		return fmt.Errorf("%w: it has no vote", errBarred)
+	}
 	last := s.alone == nil || s.alone() < standLastAfter
 	return s.barred(func(b bar) bool { return b >= noStand || b == standLast && last })
 }

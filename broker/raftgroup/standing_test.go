@@ -10,6 +10,8 @@ import (
 func restrained(t *testing.T, bars [2]bar, test func(c *testCluster, others []*testNode)) {
 	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
 		c.createTopic("T", 1)
+		c.waitDirectory(3) // the last of what the leader writes by itself
+		c.settle()
 		var others []*testNode
 		leader := c.leader()
 		for _, n := range c.nodes {
