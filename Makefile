@@ -3,12 +3,13 @@ GO          ?= go
 INPUT       ?=
 LINES       ?= 600000
 FUZZTIME    ?= 20s
+ARGS        ?=
 BENCHTIME   ?= 5s
 DURATION    ?= 2m
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: all build demo test race conformance interop chaos bench fuzz lint clean
+.PHONY: all build demo test race conformance interop chaos failover bench fuzz lint clean
 
 all: build
 
@@ -41,6 +42,12 @@ interop:
 # is printed; RAFTMQ_SEED repeats its faults.
 chaos:
 	RAFTMQ_CHAOS=$(DURATION) $(GO) test ./cmd/raftmq -count=1 -timeout 0 -run '^TestChaos$$' -v
+
+# For how long nothing is acknowledged when a leader is killed, cut off, handed over
+# or restarted, under load; ARGS="-kinds kill -kills 20" is shorter, ARGS="-java 5.3.3
+# -groups 3" sends with the official client. Partitions need root.
+failover: build
+	$(GO) run ./cmd/failover -raftmq bin/raftmq $(ARGS)
 
 # Our raft log beside raft-boltdb and raft-wal, then a whole cluster.
 bench: build
