@@ -54,6 +54,7 @@ type chaos struct {
 	l     *load
 	rnd   *rand.Rand
 	disks map[string]*faultDisk // of nodes
+	power map[string]*powerDisk // likewise
 	tally *tally
 	open  []begun
 }
@@ -87,6 +88,7 @@ func startNetChaos(t *testing.T, nodes, groups int) *chaos {
 func (c *chaos) end() {
 	c.t.Helper()
 	c.l.check()
+	c.l.count(c.tally)
 	c.stop()
 	c.verify()
 	c.tally.log(c.t)
@@ -325,7 +327,7 @@ func TestChaos(t *testing.T) {
 	}
 	c.settled()
 	for _, l := range loads {
-		report(t, check(l.h.all(), l.drainAll()))
+		report(t, check(l.h.all(), l.drainAll(l.topic, loadQueues)))
 	}
 	c.stop()
 	c.verify()

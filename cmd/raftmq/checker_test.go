@@ -22,6 +22,11 @@ const (
 	differing = "differing" // replicas are not equal
 	noQuorum  = "no quorum" // acked while no quorum was there
 	pending   = "pending"   // a send without any outcome
+	early     = "early"     // seen before its time
+	visible   = "visible"   // of a transaction that was rolled back or never began
+	skipped   = "skipped"   // never consumed
+	backwards = "backwards" // a committed offset, or what a new consumer got, goes back
+	unretried = "unretried" // a retry is missing, or there twice
 )
 
 type violation struct{ kind, text string }
@@ -34,7 +39,7 @@ func check(ops []op, replicas map[string][]stored) (found []violation) {
 	for _, o := range ops {
 		byID[o.id()] = o
 		if o.outcome == invoked {
-			found = append(found, violation{pending, o.id()})
+			found = append(found, violation{pending, o.String()})
 		}
 	}
 	var first string
@@ -56,7 +61,7 @@ func check(ops []op, replicas map[string][]stored) (found []violation) {
 func difference(a string, as []stored, b string, bs []stored) violation {
 	for i := range min(len(as), len(bs)) {
 		if as[i] != bs[i] {
-			return violation{differing, fmt.Sprintf("%s has %v %.40q, %s %v %.40q", a, as[i].place, as[i].body, b, bs[i].place, bs[i].body)}
+			return violation{differing, fmt.Sprintf("%s has %v, %s %v", a, as[i], b, bs[i])}
 		}
 	}
 	return violation{differing, fmt.Sprintf("%s has %d messages, %s %d", a, len(as), b, len(bs))}
@@ -69,7 +74,7 @@ func checkReplica(name string, ops map[string]op, all []stored) (found []violati
 	}
 	at := map[string]place{}  // of each op
 	keys := map[string]bool{} // UNIQ_KEYs
-	last := map[int]int{}     // acked n of each in-order sender
+	last := map[int]op{}      // acked, of each in-order sender
 	for i, s := range all {
 		if want := wantOffset(all, i); s.offset != want {
 			add(gap, "%v follows offset %d", s.place, want-1)
@@ -81,33 +86,54 @@ func checkReplica(name string, ops map[string]op, all []stored) (found []violati
 			continue
 		}
 		if p, twice := at[id]; twice {
-			add(doubled, "%s at %v and %v", id, p, s.place)
+			add(doubled, "at %v and %v: %v", p, s.place, o)
 			continue
 		}
 		at[id] = s.place
 		if s.key == "" || keys[s.key] {
-			add(doubled, "UNIQ_KEY %q, again at %v", s.key, s.place)
+			add(doubled, "UNIQ_KEY %q, again at %v: %v", s.key, s.place, o)
 		}
 		keys[s.key] = true
+		if o.hidden {
+			add(visible, "at %v: %v", s.place, o)
+			continue
+		}
+		if due := o.wall.Add(o.delay - clockSlack); o.delay > 0 && time.UnixMilli(s.at).Before(due) {
+			add(early, "at %v, stored %v before its time: %v", s.place, due.Sub(time.UnixMilli(s.at)), o)
+		}
 		switch o.outcome {
 		case failed:
-			add(ghost, "%s at %v: %v", id, s.place, o.err)
+			add(ghost, "at %v: %v", s.place, o)
 		case acked:
-			if o.place != s.place || o.key != s.key {
-				add(misplaced, "%s at %v, key %s, acked at %v, key %s", id, s.place, s.key, o.place, o.key)
+			if !o.moves && o.place != s.place || o.key != s.key {
+				add(misplaced, "at %v, key %s: %v", s.place, s.key, o)
 			}
-			if before, ok := last[o.sender]; ok && o.inOrder && before > o.n {
-				add(reordered, "%s at %v, behind s%d-%d", id, s.place, o.sender, before)
+			if before, ok := last[o.sender]; ok && o.inOrder && before.n > o.n {
+				add(reordered, "at %v: %v\n\tbehind %v", s.place, o, before)
 			}
-			last[o.sender] = o.n
+			last[o.sender] = o
 		}
 	}
-	for id, o := range ops {
-		if _, ok := at[id]; !ok && o.outcome == acked {
-			add(lost, "%s, acked at %v", id, o.place)
-		}
+	for _, id := range missing(ops, at) {
+		add(lost, "%v", ops[id])
 	}
 	return found
+}
+
+// clockSlack is how far the clock that stamps messages may be behind that of the
+// tests, which is the same machine's.
+const clockSlack = 50 * time.Millisecond
+
+// missing are the acked operations whose messages are not among those seen,
+// sorted.
+func missing[V any](ops map[string]op, seen map[string]V) (ids []string) {
+	for id, o := range ops {
+		if _, ok := seen[id]; !ok && o.outcome == acked && !o.hidden {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Compare(ops[a].begun, ops[b].begun) })
+	return ids
 }
 
 // wantOffset is the offset that follows the message before.
@@ -126,7 +152,7 @@ func checkNoQuorum(ops []op, from, to time.Duration) (found []violation, refused
 		switch {
 		case o.begun < from || o.begun > to:
 		case o.outcome == acked && o.ended < to:
-			found = append(found, violation{noQuorum, fmt.Sprintf("%s, begun at %v, acked at %v", o.id(), o.begun, o.ended)})
+			found = append(found, violation{noQuorum, o.String()})
 		case o.outcome > acked && o.ended < to:
 			refused++
 		}
@@ -167,7 +193,7 @@ func soundHistory() (ops []op, replicas map[string][]stored) {
 			if o.outcome != failed && n%10 != 9 {
 				o.place = place{"broker-a", queue, next[queue]}
 				next[queue]++
-				all = append(all, stored{o.place, o.key, int64(len(all)) * 1000, o.body()})
+				all = append(all, stored{place: o.place, key: o.key, phys: int64(len(all)) * 1000, body: o.body()})
 			}
 			ops = append(ops, o)
 		}
@@ -207,12 +233,12 @@ func TestCheckerCatches(t *testing.T) {
 			return renumber(all)
 		}},
 		"invented": {invented, func(all []stored) []stored {
-			return renumber(append(all, stored{place{"broker-a", 0, 0}, "K", 1, bodyOf("s1-999")}))
+			return renumber(append(all, stored{place: place{"broker-a", 0, 0}, key: "K", phys: 1, body: bodyOf("s1-999")}))
 		}},
 		"damaged":   {invented, func(all []stored) []stored { all[3].body += "y"; return all }},
 		"misplaced": {misplaced, func(all []stored) []stored { all[0].key = "other"; return all }},
 		"ghost": {ghost, func(all []stored) []stored {
-			return renumber(append(all, stored{place{"broker-a", 2, 0}, "K", 1, bodyOf("s1-7")}))
+			return renumber(append(all, stored{place: place{"broker-a", 2, 0}, key: "K", phys: 1, body: bodyOf("s1-7")}))
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -238,6 +264,25 @@ func TestCheckerCatches(t *testing.T) {
 	t.Run("pending", func(t *testing.T) {
 		ops, replicas := soundHistory()
 		wantKind(t, check(append(ops, op{sender: 9}), replicas), pending)
+	})
+	t.Run("early", func(t *testing.T) {
+		ops, replicas := soundHistory()
+		ops[0].wall, ops[0].delay = time.UnixMilli(1_000_000), time.Second
+		at := func(ms int64) {
+			for _, all := range replicas {
+				all[slices.IndexFunc(all, on(ops[0].id()))].at = ms
+			}
+		}
+		if at(1_001_000); len(check(ops, replicas)) > 0 {
+			t.Error("in time is too early")
+		}
+		at(1_000_900)
+		wantKind(t, check(ops, replicas), early)
+	})
+	t.Run("visible", func(t *testing.T) {
+		ops, replicas := soundHistory()
+		ops[3].hidden = true
+		wantKind(t, check(ops, replicas), visible)
 	})
 	t.Run("no quorum", func(t *testing.T) {
 		during := op{outcome: acked, begun: 2 * time.Second, ended: 3 * time.Second}

@@ -22,13 +22,44 @@ const (
 // op is one send, as its sender saw it.
 type op struct {
 	sender, n int
-	inOrder   bool // the sender's ops go to one queue, one after the other
-	outcome   outcome
-	err       error
-	place     place  // of the ack
-	key       string // UNIQ_KEY of the ack
+	inOrder   bool          // the sender's ops go to one queue, one after the other
+	kind      string        // of the traffic
+	delay     time.Duration // the message is not to be seen before it is so old
+	// moves: the message is not seen where the ack says.
+	moves bool
+	// hidden: the message is never to be seen, as its transaction was rolled back or
+	// never began.
+	hidden  bool
+	outcome outcome
+	err     error
+	place   place  // of the ack
+	key     string // UNIQ_KEY of the ack
 	// begun and ended are times since the history began.
 	begun, ended time.Duration
+	wall         time.Time // of begun
+}
+
+// String is all that is known of an operation, for a history that shows what went
+// wrong.
+func (o op) String() string {
+	s := fmt.Sprintf("%s (%s): begun at %v", o.id(), o.kind, o.begun.Round(time.Millisecond))
+	if o.delay > 0 {
+		s += fmt.Sprintf(" to be seen %v later", o.delay)
+	}
+	if o.hidden {
+		s += " never to be seen"
+	}
+	if o.outcome == invoked {
+		return s + ", no outcome"
+	}
+	s += fmt.Sprintf(", %s at %v", [outcomes]string{acked: "acked", failed: "failed", unknown: "unknown"}[o.outcome], o.ended.Round(time.Millisecond))
+	if o.outcome == acked {
+		s += fmt.Sprintf(" as %v, key %s", o.place, o.key)
+	}
+	if o.err != nil {
+		s += fmt.Sprintf(" (%v)", o.err)
+	}
+	return s
 }
 
 func (o op) id() string { return fmt.Sprintf("s%d-%d", o.sender, o.n) }
@@ -57,6 +88,9 @@ type stored struct {
 	key  string // UNIQ_KEY
 	phys int64
 	body string
+	at   int64 // ms, when it was stored
+	// times is how often consumers have failed on it.
+	times int32
 }
 
 // history records what a test's senders did.
@@ -73,10 +107,11 @@ type history struct {
 func newHistory() *history { return &history{begun: time.Now()} }
 
 // invoke notes an operation before it begins, and returns its number.
-func (h *history) invoke(sender, n int, inOrder bool) (int, op) {
+func (h *history) invoke(o op) (int, op) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	o := op{sender: sender, n: n, inOrder: inOrder, begun: time.Since(h.begun)}
+	o.wall = time.Now()
+	o.begun = o.wall.Sub(h.begun)
 	h.ops = append(h.ops, o)
 	return len(h.ops) - 1, o
 }
@@ -91,6 +126,22 @@ func (h *history) end(i int, out outcome, at place, key string, err error) {
 		h.acks++
 		h.gap = max(h.gap, o.ended-h.last)
 		h.last = o.ended
+	}
+}
+
+// hide notes that an operation's message is never to be seen.
+func (h *history) hide(i int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops[i].hidden = true
+}
+
+// count adds the operations to a tally.
+func (h *history) count(t *tally) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, o := range h.ops {
+		t.operation(o.kind, o.outcome, 1)
 	}
 }
 

@@ -30,14 +30,28 @@ type load struct {
 	c     *cluster
 	topic string
 	h     *history
+	kinds []traffic
 
 	cancel context.CancelFunc
 	client *client.Client
 	wg     sync.WaitGroup
 }
 
+// traffic is a kind of messages beside those that are simply sent.
+type traffic interface {
+	// send sends until ctx ends.
+	send(ctx context.Context)
+	// finish waits until what was sent has come to its end, but not for ever, and
+	// ends what consumes it.
+	finish()
+	// check compares, in a cluster that has settled.
+	check() []violation
+	// history is that of what it sends; nil: it sends nothing.
+	history() *history
+}
+
 // startLoad makes a topic and sends to it until end.
-func startLoad(t testing.TB, c *cluster, topic string) *load {
+func startLoad(t testing.TB, c *cluster, topic string, kinds ...func(*load) traffic) *load {
 	t.Helper()
 	cl, err := client.New(client.Config{NameServers: c.namesrvs(), CallTimeout: 5 * time.Second})
 	if err != nil {
@@ -47,18 +61,10 @@ func startLoad(t testing.TB, c *cluster, topic string) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
 	t.Cleanup(l.end)
-
-	cfg := client.NewTopicConfig(topic)
-	cfg.ReadQueueNums, cfg.WriteQueueNums = loadQueues, loadQueues
-	eventually(t, "topic "+topic, func() error {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		route, err := createTopic(ctx, cl.Admin(), cfg, nil)
-		if err == nil && len(route.Queues) != c.groups {
-			err = fmt.Errorf("the name server knows %d groups", len(route.Queues))
-		}
-		return err
-	})
+	l.makeTopic(topic, loadQueues)
+	for _, k := range kinds {
+		l.kinds = append(l.kinds, k(l))
+	}
 	ordered, err := cl.NewProducer(client.ProducerConfig{Group: "ordered", AttemptTimeout: attemptTimeout, InOrder: true})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +87,25 @@ func startLoad(t testing.TB, c *cluster, topic string) *load {
 	for i := range freeSenders {
 		l.wg.Go(func() { l.sender(ctx, inOrderSenders+i, false, free.Send) })
 	}
+	for _, k := range l.kinds {
+		l.wg.Go(func() { k.send(ctx) })
+	}
 	return l
+}
+
+func (l *load) makeTopic(topic string, queues int32) {
+	l.t.Helper()
+	cfg := client.NewTopicConfig(topic)
+	cfg.ReadQueueNums, cfg.WriteQueueNums = queues, queues
+	eventually(l.t, "topic "+topic, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		route, err := createTopic(ctx, l.client.Admin(), cfg, nil)
+		if err == nil && len(route.Queues) != l.c.groups {
+			err = fmt.Errorf("the name server knows %d groups", len(route.Queues))
+		}
+		return err
+	})
 }
 
 // sender sends one message after the other.
@@ -89,7 +113,7 @@ func (l *load) sender(ctx context.Context, id int, inOrder bool, send func(conte
 	pace := time.NewTicker(4 * time.Millisecond)
 	defer pace.Stop()
 	for n := 0; ctx.Err() == nil; n++ {
-		i, o := l.h.invoke(id, n, inOrder)
+		i, o := l.h.invoke(op{sender: id, n: n, inOrder: inOrder, kind: map[bool]string{true: "in order", false: "plain"}[inOrder]})
 		l.h.end(sendOp(i, l.topic, o, send))
 		select {
 		case <-pace.C:
@@ -104,7 +128,10 @@ func (l *load) sender(ctx context.Context, id int, inOrder bool, send func(conte
 func sendOp(i int, topic string, o op, send func(context.Context, *client.Message) (*client.SendResult, error)) (int, outcome, place, string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
-	m := &client.Message{Topic: topic, Body: []byte(o.body())}
+	return sendMessage(ctx, i, &client.Message{Topic: topic, Body: []byte(o.body())}, send)
+}
+
+func sendMessage(ctx context.Context, i int, m *client.Message, send func(context.Context, *client.Message) (*client.SendResult, error)) (int, outcome, place, string, error) {
 	out := failed
 	for {
 		r, err := send(ctx, m)
@@ -156,22 +183,42 @@ func (l *load) end() {
 func (l *load) check() {
 	l.t.Helper()
 	l.end()
+	for _, k := range l.kinds {
+		k.finish()
+	}
 	l.c.settled()
-	replicas := l.drainAll()
-	ops := l.h.all()
-	report(l.t, check(ops, replicas))
+	replicas := l.drainAll(l.topic, loadQueues)
+	report(l.t, check(l.h.all(), replicas))
+	for _, k := range l.kinds {
+		report(l.t, k.check())
+		if h := k.history(); h != nil {
+			l.t.Logf("%T: %v", k, h)
+		}
+	}
 	l.t.Logf("%s: %v; %d messages on each replica", l.topic, l.h, len(replicas[l.c.ids[0]]))
 }
 
-func (l *load) drainAll() map[string][]stored {
+// count adds the operations to a tally.
+func (l *load) count(t *tally) {
+	l.h.count(t)
+	for _, k := range l.kinds {
+		if h := k.history(); h != nil {
+			h.count(t)
+		}
+	}
+}
+
+// drainAll reads a topic from each replica. One that a group does not have is
+// empty there.
+func (l *load) drainAll(topic string, queues int) map[string][]stored {
 	l.t.Helper()
 	replicas := map[string][]stored{}
 	for _, id := range l.c.ids {
 		for g := range l.c.groups {
 			name := groupName(g)
-			all, err := drain(l.c.brokers[name][id], name, l.topic, loadQueues)
+			all, err := drain(l.c.brokers[name][id], name, topic, queues)
 			if err != nil {
-				l.t.Fatalf("draining %s from %s: %v", l.topic, id, err)
+				l.t.Fatalf("draining %s from %s: %v", topic, id, err)
 			}
 			replicas[id] = append(replicas[id], all...)
 		}
@@ -206,7 +253,7 @@ func drain(addr, broker, topic string, queues int) (all []stored, err error) {
 						return nil, err
 					}
 					all = append(all, stored{place{broker, r.QueueID(), r.QueueOffset()},
-						string(r.Properties().Get(remoting.PropUniqKey)), r.PhysicalOffset(), string(r.Body())})
+						string(r.Properties().Get(remoting.PropUniqKey)), r.PhysicalOffset(), string(r.Body()), r.StoreTimestamp(), r.ReconsumeTimes()})
 				}
 			case remoting.PullNotFound, remoting.PullRetryImmediately, remoting.PullOffsetMoved:
 			default:

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// diskMoves is how soon a leader that its disk holds up has to be another one.
+const diskMoves = 10 * time.Second
+
+// anotherLeads waits until others lead, without asking the node.
+func (c *chaos) anotherLeads(than string, term uint64) {
+	c.t.Helper()
+	c.leave(than)
+	begun := time.Now()
+	if now, newTerm := c.leader("broker-a"); now == than || newTerm <= term {
+		c.t.Fatalf("%s led in term %d, and %s leads in term %d", than, term, now, newTerm)
+	}
+	if took := time.Since(begun); took > diskMoves {
+		c.t.Errorf("leadership left %s in %v", than, took)
+	}
+}
+
+// hangDisk makes the leader's disk hang: the others go on without it.
+func (c *chaos) hangDisk(d time.Duration) {
+	c.t.Helper()
+	c.begin("hung disk of the leader")
+	leader, term := c.leader("broker-a")
+	r := c.disks[leader].add(&diskRule{hang: make(chan struct{})})
+	c.struck()
+	end := time.After(d)
+	c.hit(r)
+	c.anotherLeads(leader, term)
+	c.l.floor(floorAcks, "without the leader whose disk hangs")
+	<-end // how long the disk hangs
+	c.heal()
+}
+
+// hit waits until a rule has applied to something.
+func (c *chaos) hit(r *diskRule) {
+	c.t.Helper()
+	eventually(c.t, "a fault of a disk", func() error {
+		if r.hits.Load() == 0 {
+			return errors.New("nothing was done to the disk")
+		}
+		return nil
+	})
+}
+
+// slowDisk makes each sync of a disk take 200 ms: the leader's, or a follower's,
+// who holds nobody up.
+func (c *chaos) slowDisk(leads bool) {
+	c.t.Helper()
+	leader, _ := c.leader("broker-a")
+	id, kind := leader, "slow disk of the leader"
+	if !leads {
+		id, kind = c.pick(c.others(leader)), "slow disk of a follower"
+	}
+	c.begin(kind)
+	r := c.disks[id].add(&diskRule{ops: []diskOp{diskSync}, slow: 200 * time.Millisecond})
+	c.struck()
+	c.hit(r)
+	begun := time.Now()
+	const n = 5 * floorAcks
+	c.l.floor(n, "with a "+kind)
+	if took := time.Since(begun); !leads && took > n/(inOrderSenders+freeSenders)*100*time.Millisecond {
+		c.t.Errorf("with a %s %d sends took %v: as if they waited for it", kind, n, took)
+	}
+	c.heal()
+}
+
+// failDisk makes an operation of the leader's disk fail from now on: the replica
+// stops for good, the others go on.
+func (c *chaos) failDisk(op diskOp, err syscall.Errno) {
+	c.t.Helper()
+	c.begin(fmt.Sprintf("%s of the leader's disk fails", op))
+	leader, term := c.leader("broker-a")
+	r := c.disks[leader].add(&diskRule{ops: []diskOp{op}, err: err})
+	c.struck()
+	c.hit(r)
+	c.anotherLeads(leader, term)
+	eventually(c.t, "the replica says why it has stopped", func() error {
+		s, err := c.status("broker-a", leader)
+		if err == nil && s.Failure == "" {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	c.l.floor(floorAcks, "without the leader whose disk failed")
+	c.kill(leader)
+	c.heal()
+}
+
+// losePower cuts the power of nodes at once: what was not synced is lost.
+func (c *chaos) losePower(ids ...string) {
+	c.t.Helper()
+	c.begin(fmt.Sprintf("power loss of %d of %d", len(ids), len(c.ids)))
+	for _, id := range ids {
+		c.power[id].cut()
+	}
+	c.struck()
+	c.signal(syscall.SIGKILL, ids...) // it may have ended: its disk is gone
+	for _, id := range ids {
+		c.power[id].restore()
+	}
+	c.heal()
+}
+
+// losePowerWhilePaused cuts the power of a node while another one, which may have
+// acked less, is paused.
+func (c *chaos) losePowerWhilePaused() {
+	c.t.Helper()
+	c.begin("power loss while another is paused")
+	leader, _ := c.leader("broker-a")
+	paused := c.pick(c.others(leader))
+	c.pause(paused)
+	c.l.floor(floorAcks, "with one node paused")
+	victim := c.pick(c.others(paused))
+	c.power[victim].cut()
+	c.struck()
+	c.signal(syscall.SIGKILL, victim) // it may have ended: its disk is gone
+	c.power[victim].restore()
+	c.start(victim)
+	c.heal()
+}
+
+// fillDisks fills disks, and empties them again. Reads go on; with one full
+// disk writes do, too, by another leader.
+func (c *chaos) fillDisks(ids ...string) {
+	c.t.Helper()
+	c.begin(fmt.Sprintf("%d of %d disks full", len(ids), len(c.ids)))
+	var free []func()
+	for _, id := range ids {
+		free = append(free, ballast(c.t, c.dataDir(id)))
+	}
+	c.struck()
+	if len(ids) < len(c.ids) {
+		c.l.floor(floorAcks, "with one full disk")
+	} else {
+		c.noAcks("all disks are full")
+	}
+	for _, id := range ids {
+		if _, err := drain(c.brokers["broker-a"][id], "broker-a", c.l.topic, loadQueues); err != nil {
+			c.t.Errorf("reading from %s, whose disk is full: %v", id, err)
+		}
+	}
+	if up := c.up(); len(up) != len(c.ids) {
+		c.t.Errorf("only %v are up", up)
+	}
+	for _, f := range free {
+		f()
+	}
+	c.heal()
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startDiskChaos is a cluster whose nodes' disks can hang, be slow and fail.
+func startDiskChaos(t *testing.T) *chaos {
+	t.Helper()
+	needsWorld(t)
+	c := &chaos{rnd: seeded(t), tally: newTally(), disks: map[string]*faultDisk{}}
+	c.cluster = newCluster(t, t.TempDir(), 3, 1)
+	for _, id := range c.ids {
+		c.disks[id] = newFaultDisk(t, c.dataDir(id))
+	}
+	c.run()
+	t.Cleanup(func() {
+		for _, d := range c.disks {
+			d.heal()
+		}
+	})
+	c.l = startLoad(t, c.cluster, "Chaos")
+	return c
+}
+
+// Row 19: the leader's disk hangs; then each sync of a follower's disk, or of the
+// leader's, takes 200 ms.
+func TestHungAndSlowDisks(t *testing.T) {
+	t.Parallel()
+	c := startDiskChaos(t)
+	for range times(1, 5) {
+		c.hangDisk(times2(3*time.Second, time.Minute))
+		c.slowDisk(false)
+		c.slowDisk(true)
+	}
+	c.end()
+}
+
+// Row 17 in real processes, whose disks fail for good: the replica stops, says
+// so, and is right again when it is started on a disk that works.
+func TestFailingDisks(t *testing.T) {
+	t.Parallel()
+	c := startDiskChaos(t)
+	for range times(1, 5) {
+		c.failDisk(diskSync, syscall.EIO)
+		c.failDisk(diskWrite, syscall.EIO)
+	}
+	c.end()
+}
+
+// Rows 8 and 9 in real processes: every node loses its power at once, and one
+// while another is paused. The file systems are real ones, cut off.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	needsWorld(t)
+	c := &chaos{rnd: seeded(t), tally: newTally(), power: map[string]*powerDisk{}}
+	c.cluster = newCluster(t, t.TempDir(), 3, 1)
+	for _, id := range c.ids {
+		c.power[id] = newPowerDisk(t, c.dataDir(id), 512)
+	}
+	c.run()
+	c.l = startLoad(t, c.cluster, "Chaos")
+	for range times(1, 10) {
+		c.losePower(c.ids...)
+		c.losePowerWhilePaused()
+	}
+	c.end()
+}
+
+// Row 18: the leader's disk is full, then all are; reads go on, and writes resume
+// by themselves when there is room again.
+func TestFullDisks(t *testing.T) {
+	t.Parallel()
+	needsWorld(t)
+	c := &chaos{rnd: seeded(t), tally: newTally()}
+	c.cluster = newCluster(t, t.TempDir(), 3, 1)
+	for _, id := range c.ids {
+		smallDisk(t, c.dataDir(id), "256m")
+	}
+	c.run()
+	c.l = startLoad(t, c.cluster, "Chaos")
+	leader, _ := c.leader("broker-a")
+	c.fillDisks(leader)
+	c.fillDisks(c.ids...)
+	c.end()
+}
