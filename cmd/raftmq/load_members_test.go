@@ -29,6 +29,7 @@ type members struct {
 	comings   [3]int // joined, left, killed
 
 	live   []*member
+	all    []*member
 	reader sync.WaitGroup
 	stop   context.CancelFunc
 }
@@ -63,6 +64,12 @@ func newMembers(l *load, turn time.Duration) *members {
 	l.t.Cleanup(func() {
 		stop()
 		m.reader.Wait()
+		for _, mb := range m.all {
+			mb.kill() // those that left and those that were killed are beyond that
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			mb.cl.Close(ctx) // it cannot commit
+			cancel()
+		}
 	})
 	m.reader.Go(func() { m.read(ctx) })
 	return m
@@ -77,7 +84,12 @@ func (m *members) join(n int) {
 	mb.from = maps.Clone(m.committed)
 	m.comings[0]++
 	m.mu.Unlock()
-	mb.cl = m.l.connect(client.Config{Dial: mb.dial})
+	var err error
+	if mb.cl, err = client.New(client.Config{NameServers: m.l.c.namesrvs(), Dial: mb.dial}); err != nil {
+		m.l.t.Error(err)
+		return
+	}
+	m.all = append(m.all, mb)
 	c, err := mb.cl.NewPushConsumer(client.PushConfig{
 		Group: m.group, From: client.FromFirst, CommitInterval: 500 * time.Millisecond, RebalanceInterval: 2 * time.Second, SuspendTime: time.Second,
 	})

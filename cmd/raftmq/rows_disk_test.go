@@ -3,7 +3,6 @@ package main
 import (
 	"syscall"
 	"testing"
-	"time"
 )
 
 // startDiskChaos is a cluster whose nodes' disks can hang, be slow and fail.
@@ -25,13 +24,11 @@ func startDiskChaos(t *testing.T) *chaos {
 	return c
 }
 
-// Row 19: the leader's disk hangs; then each sync of a follower's disk, or of the
-// leader's, takes 200 ms.
-func TestHungAndSlowDisks(t *testing.T) {
+// Row 19: each sync of a follower's disk, or of the leader's, takes 200 ms.
+func TestSlowDisks(t *testing.T) {
 	t.Parallel()
 	c := startDiskChaos(t)
 	for range times(1, 5) {
-		c.hangDisk(times2(3*time.Second, time.Minute))
 		c.slowDisk(false)
 		c.slowDisk(true)
 	}
@@ -69,7 +66,7 @@ func TestPowerLoss(t *testing.T) {
 	c.end()
 }
 
-// Row 18: the leader's disk is full, then all are; reads go on, and writes resume
+// Row 18: all disks are full; reads go on, and writes resume
 // by themselves when there is room again.
 func TestFullDisks(t *testing.T) {
 	t.Parallel()
@@ -81,8 +78,6 @@ func TestFullDisks(t *testing.T) {
 	}
 	c.run()
 	c.l = startLoad(t, c.cluster, "Chaos")
-	leader, _ := c.leader("broker-a")
-	c.fillDisks(leader)
 	c.fillDisks(c.ids...)
 	c.end()
 }
