@@ -6,6 +6,7 @@ FUZZTIME    ?= 20s
 ARGS        ?=
 BENCHTIME   ?= 5s
 DURATION    ?= 2m
+SEED        ?= $(RAFTMQ_SEED)
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
@@ -38,10 +39,11 @@ conformance:
 interop:
 	RAFTMQ_INTEROP=1 $(GO) test ./cmd/raftmq -count=1 -timeout 60m -run '^TestInterop$$' -v
 
-# Real processes killed at random for DURATION, and everything compared. The seed
-# is printed; RAFTMQ_SEED repeats its faults.
+# Real processes killed, paused, cut off and denied their disks at random for DURATION,
+# under traffic of all kinds, and everything compared. Cutting needs root. The seed
+# is printed; SEED repeats its faults.
 chaos:
-	RAFTMQ_CHAOS=$(DURATION) $(GO) test ./cmd/raftmq -count=1 -timeout 0 -run '^TestChaos$$' -v
+	RAFTMQ_CHAOS=$(DURATION) RAFTMQ_SEED=$(SEED) $(GO) test ./cmd/raftmq -count=1 -timeout 0 -run '^TestChaos$$' -v
 
 # For how long nothing is acknowledged when a leader is killed, cut off, handed over
 # or restarted, under load; ARGS="-kinds kill -kills 20" is shorter, ARGS="-java 5.3.3

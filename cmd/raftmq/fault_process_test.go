@@ -105,6 +105,48 @@ func (c *cluster) holdings(id string) (u holdings) {
 	return u
 }
 
+func (c *cluster) allHoldings() map[string]holdings {
+	c.t.Helper()
+	all := map[string]holdings{}
+	for _, id := range c.ids {
+		all[id] = c.holdings(id)
+	}
+	return all
+}
+
+const (
+	// moreSockets is how many connections to peers and name servers come and go.
+	moreSockets = 20
+	// moreFiles are those that hold more messages than before.
+	moreFiles = 200
+	// moreMemory is what the garbage collector, indexes of more messages and a cache
+	// may have more.
+	moreMemory = 400 << 20
+	// idleTime is how long a broker keeps a connection whose client is gone without
+	// a word, and some more.
+	idleTime = 150 * time.Second
+)
+
+// heldAgain checks L2: nodes that nobody uses hold about what they held before.
+func (c *cluster) heldAgain(before map[string]holdings) {
+	c.t.Helper()
+	deadline := time.Now().Add(idleTime)
+	for _, id := range c.ids {
+		for {
+			was, is := before[id], c.holdings(id)
+			if is.sockets <= was.sockets+moreSockets && is.files <= was.files+moreFiles && is.rss <= was.rss+moreMemory {
+				c.t.Logf("%s held %v, holds %v", id, was, is)
+				break
+			}
+			if time.Now().After(deadline) {
+				c.t.Errorf("%s held %v before, and holds %v now that nobody uses it", id, was, is)
+				break
+			}
+			<-time.After(200 * time.Millisecond)
+		}
+	}
+}
+
 // limitFiles bounds the descriptors of a process.
 func (c *cluster) limitFiles(id string, n int) {
 	c.t.Helper()

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// errDisk is what a disk says that fails.
+const errDisk = syscall.EIO
+
 // diskMoves is how soon a leader that its disk holds up has to be another one.
 const diskMoves = 10 * time.Second
 
@@ -65,6 +68,11 @@ func (c *chaos) slowDisk(leads bool) {
 	begun := time.Now()
 	const n = 5 * floorAcks
 	c.l.floor(n, "with a "+kind)
+	for g := range c.groups {
+		if other, _ := c.leader(groupName(g)); other == id {
+			leads = true // of another group: its sends wait
+		}
+	}
 	if took := time.Since(begun); !leads && took > n/(inOrderSenders+freeSenders)*100*time.Millisecond {
 		c.t.Errorf("with a %s %d sends took %v: as if they waited for it", kind, n, took)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"syscall"
 	"testing"
 )
 
@@ -41,8 +40,8 @@ func TestFailingDisks(t *testing.T) {
 	t.Parallel()
 	c := startDiskChaos(t)
 	for range times(1, 5) {
-		c.failDisk(diskSync, syscall.EIO)
-		c.failDisk(diskWrite, syscall.EIO)
+		c.failDisk(diskSync, errDisk)
+		c.failDisk(diskWrite, errDisk)
 	}
 	c.end()
 }

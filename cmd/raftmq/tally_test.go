@@ -16,6 +16,7 @@ type tally struct {
 	mu         sync.Mutex
 	faults     map[string]*recoveries
 	operations map[string]*[outcomes]int
+	quietOnes  int // rounds
 }
 
 // recoveries are those from the faults of a kind.
@@ -38,6 +39,13 @@ func (t *tally) fault(kind string, equal, ack time.Duration) {
 	}
 	r.equal = append(r.equal, equal)
 	r.ack = append(r.ack, ack)
+}
+
+// quiet counts a round without faults.
+func (t *tally) quiet() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.quietOnes++
 }
 
 // operation counts operations of a kind by their outcome.
@@ -67,6 +75,9 @@ func (t *tally) String() string {
 		fmt.Fprintf(w, "%s\t%d\t%v\t%v\t%v\t%v\n", kind, len(r.equal), median(r.equal), highest(r.equal), median(r.ack), highest(r.ack))
 	}
 	w.Flush() // to a Builder
+	if t.quietOnes > 0 {
+		fmt.Fprintf(&b, "and %d rounds without faults\n", t.quietOnes)
+	}
 	return b.String()
 }
 

@@ -19,7 +19,7 @@ const worldMark = "RAFTMQ_TEST_WORLD"
 // nobody else's ports are in the way. It is the same process, begun again: the
 // thread that asked for them is the one that survives.
 func enterWorld() error {
-	if os.Getenv(worldMark) != "" {
+	if inWorld() {
 		return upLoopback()
 	}
 	if os.Geteuid() != 0 || os.Getenv("RAFTMQ_INTEROP") != "" { // which fetches what it runs
@@ -36,11 +36,14 @@ func enterWorld() error {
 	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), worldMark+"=1"))
 }
 
+// inWorld says whether this process has a world of its own.
+func inWorld() bool { return os.Getenv(worldMark) != "" }
+
 // needsWorld skips a test that cuts links or mounts file systems where that may
 // not be done.
 func needsWorld(t testing.TB) {
 	t.Helper()
-	if os.Getenv(worldMark) == "" {
+	if !inWorld() {
 		t.Skip("needs root, and leave to make network and mount namespaces")
 	}
 }
