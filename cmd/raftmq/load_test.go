@@ -238,6 +238,9 @@ func drain(addr, broker, topic string, queues int) (all []stored, err error) {
 			if resp == nil {
 				return nil, err
 			}
+			if resp.Code == remoting.TopicNotExist {
+				return nil, nil // no message of it has come to this group
+			}
 			var p remoting.PullResponse
 			if e := p.Decode(resp); e != nil {
 				return nil, errors.Join(err, e)
