@@ -66,14 +66,17 @@ func (c *chaos) slowDisk(leads bool) {
 	c.struck()
 	c.hit(r)
 	begun := time.Now()
-	const n = 5 * floorAcks
+	n := floorAcks
+	if !leads {
+		n *= 5
+	}
 	c.l.floor(n, "with a "+kind)
 	for g := range c.groups {
 		if other, _ := c.leader(groupName(g)); other == id {
 			leads = true // of another group: its sends wait
 		}
 	}
-	if took := time.Since(begun); !leads && took > n/(inOrderSenders+freeSenders)*100*time.Millisecond {
+	if took := time.Since(begun); !leads && took > time.Duration(n/(inOrderSenders+freeSenders))*100*time.Millisecond {
 		c.t.Errorf("with a %s %d sends took %v: as if they waited for it", kind, n, took)
 	}
 	c.heal()

@@ -89,7 +89,7 @@ func TestChaos(t *testing.T) {
 		c.l.floor(floorAcks, "in the round")
 		var drawn []string
 		if round > 0 && c.rnd.IntN(4) > 0 {
-			for range 1 + c.rnd.IntN(3) {
+			for range 2 + c.rnd.IntN(4) {
 				f := faults[c.rnd.IntN(len(faults))]
 				drawn = append(drawn, f.name)
 				t.Logf("round %d, %v: %s", round, time.Since(begun).Round(time.Second), f.name)
