@@ -158,14 +158,17 @@ func (g *Group) openFiles() error {
 		}
 	}
 	g.id = id.ServerID()
+	if err := g.finishRecovery(id.Recovered); err != nil {
+		return err
+	}
 	g.suspect()
-	return g.openStore()
+	return g.openStore(id.StoreReplica())
 }
 
-func (g *Group) openStore() (err error) {
+func (g *Group) openStore(replica string) (err error) {
 	o := g.cfg.Storage
 	o.FS, o.Dir, o.Logger = g.cfg.FS, path.Join(g.cfg.Dir, "store"), g.logger
-	o.Cluster, o.Group, o.Replica = g.cfg.Cluster, g.cfg.Name, string(g.id)
+	o.Cluster, o.Group, o.Replica = g.cfg.Cluster, g.cfg.Name, replica
 	o.SegmentSize = g.cfg.SegmentSize
 	o.UnitOf, o.KeysOf = g.unitOf, fsm.KeysOf
 	o.OnAppend = g.appended

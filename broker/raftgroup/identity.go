@@ -23,7 +23,7 @@ const labelIdentity disk.Label = "replica.identity"
 
 const (
 	identityVersion  = 1
-	maxIdentity      = 4096
+	maxIdentity      = 64 << 10
 	incarnationBytes = 5
 )
 
@@ -36,6 +36,8 @@ type Identity struct {
 	Group       string `json:"group"`
 	Node        string `json:"node"`
 	Incarnation string `json:"incarnation"`
+	// Recovered: the group was given new members by hand, from this replica on.
+	Recovered *Recovery `json:"recovered,omitempty"`
 }
 
 // ServerID is the replica's id in its raft group.
@@ -116,26 +118,31 @@ func makeIdentity(d disk.FS, dir string, id Identity) (Identity, error) {
 	}
 	id.Version = identityVersion
 	id.Incarnation = hex.EncodeToString(random[:])
+	return id, writeIdentity(d, dir, id)
+}
+
+// writeIdentity replaces the identity in dir, durably.
+func writeIdentity(d disk.FS, dir string, id Identity) error {
 	body, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
-		return id, err
+		return err
 	}
 	name := path.Join(dir, IdentityFile)
 	f, err := d.OpenFile(labelIdentity, name+".tmp", os.O_RDWR|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
-		return id, err
+		return err
 	}
 	_, err = f.WriteAt(append(body, '\n'), 0)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return id, err
+		return err
 	}
 	if err := d.Rename(labelIdentity, name+".tmp", name); err != nil {
-		return id, err
+		return err
 	}
-	return id, d.SyncDir(labelIdentity, dir)
+	return d.SyncDir(labelIdentity, dir)
 }
 
 // isNew says whether an error of loadIdentity means a new data directory.

@@ -107,9 +107,9 @@ func (r *Replica) replay(cfg *Config, upTo uint64, keep bool) error {
 			store.Close() // it wrote nothing
 		}
 	}()
-	if at := store.Reader(); at.Cluster != r.identity.Cluster || at.Group != r.identity.Group || at.Replica != r.ServerID {
+	if at := store.Reader(); at.Cluster != r.identity.Cluster || at.Group != r.identity.Group || at.Replica != r.identity.StoreReplica() {
 		return fmt.Errorf("%s: %w: it is of cluster %q, group %q, replica %q; the directory is of %q, %q, %q",
-			store.dir, storage.ErrForeign, at.Cluster, at.Group, at.Replica, r.identity.Cluster, r.identity.Group, r.ServerID)
+			store.dir, storage.ErrForeign, at.Cluster, at.Group, at.Replica, r.identity.Cluster, r.identity.Group, r.identity.StoreReplica())
 	}
 	state := fsm.New(store, store.Reader().SegmentSize)
 	if err := r.restore(state); err != nil {

@@ -30,6 +30,7 @@ func raftCommand() *cli.Command {
 				&cli.StringFlag{Name: "to", Usage: "`NODE` or server id; without it the one best fit"}}, Action: raftTransfer},
 			{Name: "snapshot", Usage: "have each replica take a snapshot", Flags: flags, Action: raftSnapshot},
 			raftTrustCommand(),
+			raftRecoverCommand(),
 		},
 	}
 }

@@ -20,6 +20,9 @@ func (l *Log) flush() {
 	}
 }
 
+// Sync returns when every entry stored before the call is on the disk.
+func (l *Log) Sync() error { return l.syncTail() }
+
 // syncTail syncs the entries of the tail that are not known to be on the disk.
 // What is published while it runs may or may not be among them. A failure has
 // poisoned the log.
