@@ -159,6 +159,8 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 		CatchUpRate:     int64(cfg.CatchUpBytesPerSec),
 		Preference:      cfg.preference(g),
 		BalanceAfter:    time.Duration(cfg.LeaderBalanceDelay),
+		ScrubRate:       int64(cfg.ScrubBytesPerSec),
+		ScrubInterval:   time.Duration(cfg.ScrubInterval),
 		Storage: storage.Options{
 			MaxOpenFiles: cfg.MaxOpenFiles, HotBytes: int64(cfg.AccessMessageInMemory), Reserve: int64(cfg.DiskReserve),
 		},

@@ -53,6 +53,8 @@ type Config struct {
 	BrokerRole         string   `yaml:"brokerRole"`         // SYNC_MASTER; ASYNC_MASTER only for a group of one
 	MaxPendingBytes    ByteSize `yaml:"maxPendingBytes"`    // 64 MiB of sends that are not committed, per group
 	CatchUpBytesPerSec ByteSize `yaml:"catchUpBytesPerSec"` // 64 MiB
+	ScrubBytesPerSec   ByteSize `yaml:"scrubBytesPerSec"`   // 16 MiB: how fast the disk is searched for damage
+	ScrubInterval      Duration `yaml:"scrubInterval"`      // 24h: from the end of one such search to the next
 	DedupWindow        Duration `yaml:"dedupWindow"`        // 2m; a negative one switches it off
 	DedupMax           int      `yaml:"dedupMax"`           // 1,000,000 sends
 	// LeaderBalance: a group's leadership goes back to its preferred leader when that
@@ -156,6 +158,8 @@ func (c *Config) setDefaults() {
 	orDefault(&c.SlaveTimeout, Duration(3*time.Second))
 	orDefault(&c.MaxPendingBytes, 64<<20)
 	orDefault(&c.CatchUpBytesPerSec, 64<<20)
+	orDefault(&c.ScrubBytesPerSec, 16<<20)
+	orDefault(&c.ScrubInterval, Duration(24*time.Hour))
 	orDefault(&c.DedupWindow, Duration(2*time.Minute))
 	orDefault(&c.DedupMax, 1_000_000)
 	orDefault(&c.LeaderBalance, &yes)

@@ -184,6 +184,7 @@ func (c *Config) validateLimits() error {
 		bytes("diskReserve", c.DiskReserve, 1, large, ""),
 		bytes("maxPendingBytes", c.MaxPendingBytes, entry, large, "a message of maxMessageSize has to go through"),
 		bytes("catchUpBytesPerSec", c.CatchUpBytesPerSec, 1<<10, large, ""),
+		bytes("scrubBytesPerSec", c.ScrubBytesPerSec, 1<<10, large, ""),
 		bytes("serverMaxPendingBytes", c.ServerMaxPendingBytes, 1<<16, large, ""),
 		count("fileReservedTime", c.FileReservedTime, 1, 1<<20),
 		count("timerMaxDelaySec", c.TimerMaxDelaySec, 1, 366*24*60*60),
@@ -209,6 +210,7 @@ func (c *Config) validateLimits() error {
 		span("shutdownDrainTimeout", c.ShutdownDrainTimeout, time.Millisecond, 10*time.Minute),
 		span("dedupWindow", max(0, c.DedupWindow), 0, 24*time.Hour),
 		span("rebalanceLockMaxLiveTime", c.RebalanceLockMaxLiveTime, time.Second, time.Hour),
+		span("scrubInterval", c.ScrubInterval, time.Minute, 365*24*time.Hour),
 		span("registerBrokerPeriod", c.NamesrvHeartbeat, 100*time.Millisecond, time.Minute),
 	} {
 		if err := l.check(); err != nil {

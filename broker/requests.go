@@ -85,6 +85,7 @@ func init() {
 		remoting.GetBrokerRuntimeInfo: reading((*Broker).runtimeInfo),
 		remoting.GetBrokerConfig:      (*Broker).brokerConfig,
 		remoting.RaftStatusRequest:    reading((*Broker).raftStatus),
+		remoting.RaftScrubRequest:     reading((*Broker).raftScrub),
 		remoting.RaftTransferRequest:  waiting((*Broker).raftTransfer),
 		remoting.RaftSnapshotRequest:  reading((*Broker).raftSnapshot),
 		remoting.RaftTrustRequest:     reading((*Broker).raftTrust),

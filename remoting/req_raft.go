@@ -10,6 +10,7 @@ const (
 	RaftStatusRequest   int32 = 30001 // answered by a RaftStatus
 	RaftTransferRequest int32 = 30002 // the leader gives leadership to the member named in field "to", or to the one best fit
 	RaftSnapshotRequest int32 = 30003 // this replica takes a snapshot
+	RaftScrubRequest    int32 = 30010 // this replica checks what is on its disk now, at field "bytesPerSec" if given; answered by its RaftScrub
 	RaftTrustRequest    int32 = 30020 // this replica, which is suspect, takes part in elections as it is
 )
 
@@ -36,6 +37,8 @@ type RaftStatus struct {
 	Handovers    int64        `json:"handovers"`              // since the start, given away by this replica
 	LastHandover string       `json:"lastHandover,omitempty"` // to whom, and why
 	Members      []RaftMember `json:"members"`
+	Fetched      int64        `json:"fetchedBytes"` // since the start, of what was missing
+	Scrub        RaftScrub    `json:"scrub"`
 	// Suspect: it lost power with entries unsynced, and does not vote until it has
 	// what it acknowledged again.
 	Suspect bool `json:"suspect,omitempty"`

@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -11,7 +12,14 @@ import (
 	"github.com/raftmq/raftmq/storage"
 )
 
-const fetchRetry = time.Second
+const (
+	fetchRetry = time.Second
+	// missingGrace is how long a leader that misses something goes on before it
+	// hands over: a damaged block or two are fetched sooner than that.
+	missingGrace = 2 * time.Second
+	// missingRanges restrains a replica that misses something.
+	missingRanges = "missing a part of the CommitLog"
+)
 
 // A replica that got a snapshot knows what its CommitLog has to hold, and
 // fetches what it has not from any peer that has it, beside raft's own traffic.
@@ -22,6 +30,7 @@ const fetchRetry = time.Second
 func (g *Group) catchUp() {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
+	var since time.Time // it misses something
 	for {
 		select {
 		case <-g.progress.repair:
@@ -30,28 +39,42 @@ func (g *Group) catchUp() {
 			return
 		}
 		for g.ctx.Err() == nil && len(g.store.Missing()) > 0 {
-			if err := g.fetchMissing(); err != nil && g.ctx.Err() == nil {
+			if since.IsZero() {
+				since = time.Now()
+			}
+			if err := g.fetchMissing(since); err != nil && g.ctx.Err() == nil {
 				g.checkStore()
 				g.logger.Warn("what this replica misses can't be fetched now", "error", err, "ranges", len(g.store.Missing()))
 				retry.Reset(fetchRetry)
 				break
 			}
 		}
+		if len(g.store.Missing()) == 0 {
+			since = time.Time{}
+			g.standing.lift(missingRanges)
+		}
+	}
+}
+
+// restrainMissing has a replica that misses something stand for election last.
+func (g *Group) restrainMissing(since time.Time) {
+	if !g.Leadership().Self || time.Since(since) > missingGrace {
+		g.standing.restrain(missingRanges, standLast)
 	}
 }
 
 // fetchMissing fetches from one peer after the other until nothing is missing.
-func (g *Group) fetchMissing() error {
+func (g *Group) fetchMissing(since time.Time) error {
 	servers, err := g.servers()
 	if err != nil {
 		return err
 	}
 	err = errors.New("the group has no other member")
-	for _, s := range leaderFirst(servers, g.raft()) {
+	for _, s := range leaderLast(servers, g.raft()) {
 		if s.ID == g.id {
 			continue
 		}
-		if err = g.fetchFrom(s); err == nil || g.ctx.Err() != nil {
+		if err = g.fetchFrom(s, since); err == nil || g.ctx.Err() != nil {
 			return err
 		}
 		g.logger.Debug("a peer can't give what is missing", "peer", s.ID, "error", err)
@@ -59,22 +82,19 @@ func (g *Group) fetchMissing() error {
 	return err
 }
 
-func leaderFirst(servers []raft.Server, r *raft.Raft) []raft.Server {
+// leaderLast orders servers so that the leader, who has the most to do, is asked
+// only for what nobody else has.
+func leaderLast(servers []raft.Server, r *raft.Raft) []raft.Server {
 	_, leader := r.LeaderWithID()
 	servers = slices.Clone(servers) // raft keeps its own
 	slices.SortStableFunc(servers, func(a, b raft.Server) int {
-		switch leader {
-		case a.ID:
-			return -1
-		case b.ID:
-			return 1
-		}
-		return 0
+		return cmp.Compare(one(a.ID == leader), one(b.ID == leader))
 	})
 	return servers
 }
 
-func (g *Group) fetchFrom(s raft.Server) error {
+func (g *Group) fetchFrom(s raft.Server, since time.Time) error {
+	g.restrainMissing(since)
 	id, addr, err := splitAddress(s.Address)
 	if err != nil {
 		return err
@@ -86,7 +106,10 @@ func (g *Group) fetchFrom(s raft.Server) error {
 	stop := context.AfterFunc(g.ctx, func() { c.Close() })
 	defer stop()
 	defer c.Close()
-	f := &fetcher{c: &progressConn{Conn: c}, rate: g.cfg.CatchUpRate}
+	f := &fetcher{c: &progressConn{Conn: c}, rate: &throttle{rate: g.cfg.CatchUpRate}, chunk: firstFetchChunk, got: func(n int) {
+		g.fetched.Add(int64(n))
+		g.restrainMissing(since)
+	}}
 	ranges := g.store.Missing()
 	var refused error
 	for _, r := range ranges {

@@ -56,7 +56,9 @@ type Config struct {
 	SlaveTimeout    time.Duration // until a send's quorum is late, 3 s
 	FlushTimeout    time.Duration // until a send's disk is late, 5 s
 	PromoteAfter    time.Duration // how long a new member is well before it gets a vote, 10 s
-	CatchUpRate     int64         // bytes/s fetched from peers, 64 MiB; negative: no bound
+	CatchUpRate     int64         // bytes/s fetched from peers, and given to them, 64 MiB; negative: no bound
+	ScrubRate       int64         // bytes/s read to look for damage, 16 MiB; negative: no bound
+	ScrubInterval   time.Duration // between two such passes, 24 h; negative: only when asked
 	// Preference are nodes in the order in which they are to lead. Leadership goes
 	// back to the first once it has been fit for BalanceAfter.
 	Preference   []string
@@ -112,6 +114,8 @@ func (c *Config) validate() error {
 	setDefault(&c.SlaveTimeout, 3*time.Second)
 	setDefault(&c.FlushTimeout, 5*time.Second)
 	setDefault(&c.CatchUpRate, 64<<20)
+	setDefault(&c.ScrubRate, 16<<20)
+	setDefault(&c.ScrubInterval, 24*time.Hour)
 	setDefault(&c.BalanceAfter, 10*time.Second)
 	setDefault(&c.PromoteAfter, 10*time.Second)
 	if c.FS == nil {

@@ -55,6 +55,9 @@ func (g *Group) answerFetches(c net.Conn) error {
 		if _, err := io.ReadFull(c, req[:]); err != nil {
 			return err
 		}
+		if err := g.giving.take(g.ctx, int(min(binary.BigEndian.Uint64(req[9:]), maxFetch))); err != nil {
+			return err
+		}
 		body, err := g.read(req[0], int64(binary.BigEndian.Uint64(req[1:])), int64(binary.BigEndian.Uint64(req[9:])))
 		status := byte(0)
 		if err != nil {

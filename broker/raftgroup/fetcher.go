@@ -11,15 +11,26 @@ import (
 	"github.com/raftmq/raftmq/storage"
 )
 
-// fetchChunk is how much is asked for at once: a multiple of the block size.
-const fetchChunk = 1 << 20
+// How much is asked for at once: multiples of the block size.
+const (
+	minFetchChunk   = 4 << 10
+	firstFetchChunk = 64 << 10
+	maxFetchChunk   = 1 << 20
+	// fetchPart is how long it may take: raft's own messages wait behind it on a
+	// slow link.
+	fetchPart = 50 * time.Millisecond
+)
 
-// fetcher is the asking side of a stream.
+// fetcher is the asking side of a stream. It asks for one part after the other,
+// small ones where they take long, and rests as long as each has taken: however
+// little the link, the peer or a disk can do, half of it is left to others.
 type fetcher struct {
 	c     net.Conn
-	rate  int64 // bytes per second; negative: no bound
-	begin time.Time
-	moved int64
+	rate  *throttle
+	chunk int64 // to ask for next
+	moved int64 // bytes that came
+	// got is told how much of what was missing came.
+	got func(n int)
 }
 
 // fill fetches a range into a store.
@@ -34,23 +45,46 @@ func (f *fetcher) fill(ctx context.Context, store *storage.Store, r storage.Rang
 		}
 	}
 	for off := r.Off; off < r.End; {
-		n := min(r.End, off-off%fetchChunk+fetchChunk) - off
+		n := min(r.End-off, f.chunk)
+		if err := f.rate.take(ctx, int(n)); err != nil {
+			return err
+		}
+		begun := time.Now()
 		data, err := f.ask(ctx, opData, off, n)
 		if err != nil {
 			return err
 		}
+		f.got(len(data))
 		if err := store.Fill(off, data); err != nil {
 			return err
 		}
 		off += n
+		if err := f.rest(ctx, time.Since(begun)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (f *fetcher) ask(ctx context.Context, op byte, off, n int64) ([]byte, error) {
-	if err := f.throttle(ctx); err != nil {
-		return nil, err
+// rest follows a part that took so long.
+func (f *fetcher) rest(ctx context.Context, took time.Duration) error {
+	switch {
+	case took > 2*fetchPart:
+		f.chunk = max(minFetchChunk, f.chunk/2)
+	case took < fetchPart:
+		f.chunk = min(maxFetchChunk, 2*f.chunk)
 	}
+	t := time.NewTimer(min(took, fetchTimeout))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *fetcher) ask(ctx context.Context, op byte, off, n int64) ([]byte, error) {
 	if err := f.c.SetDeadline(time.Now().Add(fetchTimeout)); err != nil {
 		return nil, err
 	}
@@ -79,27 +113,4 @@ func (f *fetcher) ask(ctx context.Context, op byte, off, n int64) ([]byte, error
 		return nil, fmt.Errorf("the peer answers with %d bytes, %d were asked for", len(body), n)
 	}
 	return body, nil
-}
-
-// throttle waits until the rate allows more.
-func (f *fetcher) throttle(ctx context.Context) error {
-	if f.begin.IsZero() {
-		f.begin = time.Now()
-	}
-	if f.rate <= 0 {
-		return nil
-	}
-	due := f.begin.Add(time.Duration(float64(f.moved) / float64(f.rate) * float64(time.Second)))
-	wait := time.Until(due)
-	if wait <= 0 {
-		return nil
-	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -54,6 +54,9 @@ type Group struct {
 
 	failure  atomic.Pointer[error]
 	fetchers atomic.Int32 // streams that serveFetch serves
+	giving   throttle     // of what they get
+	fetched  atomic.Int64 // bytes of the CommitLog that were missing and came from peers
+	scrub    scrubber
 
 	ctx     context.Context // ends with the group
 	cancel  context.CancelCauseFunc
@@ -79,6 +82,8 @@ func Open(cfg Config) (_ *Group, err error) {
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.leadership.Store(&Leadership{})
 	g.progress.init()
+	g.scrub.init()
+	g.giving.rate = cfg.CatchUpRate
 	g.handover.init()
 	g.standing.alone, g.standing.votes, g.standing.changed = g.leaderless, g.votes, g.handover.wake
 	defer func() {
@@ -204,6 +209,7 @@ func (g *Group) start(l *life) {
 	g.done.Go(g.watchFailures)
 	g.done.Go(g.snapshots)
 	g.done.Go(g.catchUp)
+	g.done.Go(g.scrubs)
 	g.done.Go(g.supervise)
 	g.done.Go(g.handOvers)
 	g.done.Go(g.keepTime)

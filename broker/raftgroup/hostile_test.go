@@ -159,7 +159,7 @@ func TestHostileFetches(t *testing.T) {
 			}
 			return conn
 		}
-		f := &fetcher{c: open(), rate: -1}
+		f := &fetcher{c: open()}
 		for _, r := range []struct {
 			op     byte
 			off, n int64

@@ -91,7 +91,7 @@ func (l *life) newRaft(conf *raft.Config) (err error) {
 			err = fmt.Errorf("raft can't start: %v", r)
 		}
 	}()
-	log := &logStore{Log: l.g.log, snaps: l.g.snaps, halt: l.fail, guard: l.g.cfg.guard}
+	log := &logStore{Log: l.g.log, snaps: l.g.snaps, halt: l.fail, lost: l.g.entryLost, guard: l.g.cfg.guard}
 	stable := &stableStore{StableStore: l.g.stable, gate: l.gate, halt: l.fail}
 	l.raft, err = raft.NewRaft(conf, &machine{l.g, l}, log, stable, l.g.snaps, l.trans)
 	return err

@@ -21,12 +21,16 @@ import (
 //     its first entry into an empty log some places behind the snapshot: a hole
 //     that nothing ever fills. It is refused.
 //   - Where raft can't read an entry that it has to apply it panics, and takes
-//     the process and every other group with it. The replica stops instead.
+//     the process and every other group with it. The replica stops instead. An
+//     entry that is damaged and applied raft is told not to be there: whoever
+//     needs it gets a snapshot.
 type logStore struct {
 	*raftlog.Log
 	snaps *raftlog.Snapshots
 	// halt stops the replica for good, if raft has started.
-	halt  func(error) bool
+	halt func(error) bool
+	// lost says whether raft can do without an entry that can't be read.
+	lost  func(index uint64, err error) bool
 	guard guards
 }
 
@@ -48,7 +52,11 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 		return err
 	}
 	err = fmt.Errorf("raft log, entry %d: %w", index, err)
-	if s.halt(err) && calledBy("processLogs") {
+	applying := calledBy("processLogs")
+	if !applying && s.lost(index, err) {
+		return raft.ErrLogNotFound
+	}
+	if s.halt(err) && applying {
 		runtime.Goexit()
 	}
 	return err

@@ -24,6 +24,7 @@ func (g *Group) Status() remoting.RaftStatus {
 	for _, r := range g.store.Missing() {
 		s.Missing += r.End - r.Off
 	}
+	s.Fetched, s.Scrub = g.fetched.Load(), g.scrubStatus()
 	s.Handovers, s.LastHandover = g.handover.status()
 	if len(g.cfg.Preference) > 0 {
 		s.Preferred = g.cfg.Preference[0]
