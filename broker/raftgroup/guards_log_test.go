@@ -25,7 +25,7 @@ func (n *testNode) lastIndex() uint64 {
 }
 
 // An older copy of the stable store, put back: the replica has forgotten a vote
-// it gave, and gives another one in the same term (fault 43).
+// it gave, and gives another one in the same term (row 43).
 func TestGuardTermBehindTheLog(t *testing.T) {
 	bothWays(t, guards{noTermCheck: true}, func(t *testing.T, g guards, guarded bool) {
 		c, n, p2, p3, conf := alone(t, func(c *Config) { c.guard = g; c.Election = time.Hour })

@@ -195,7 +195,7 @@ func TestGuardHeartbeatGate(t *testing.T) {
 
 // raft writes a vote in two halves. After a crash between them a plain store
 // pairs the new term with the old candidate, who then gets the vote whatever
-// his log (fault 43).
+// his log (row 43).
 func TestGuardAtomicVote(t *testing.T) {
 	bothWays(t, guards{}, func(t *testing.T, g guards, guarded bool) {
 		c := newTestCluster(t, 3, nil)
