@@ -144,6 +144,9 @@ func (g *Group) tryRejoin() error {
 // that is committed (R2).
 func (g *Group) askToRejoin() (uint64, error) {
 	address, leader := g.raft().LeaderWithID()
+	if leader == g.id && len(g.voters()) == 1 {
+		g.mayBeLost("the group's only voter had lost power: messages acknowledged in the moments before may be lost")
+	}
 	_, loss := g.suspicion.get()
 	switch leader {
 	case "":

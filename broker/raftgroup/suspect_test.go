@@ -252,3 +252,19 @@ func TestPowerLossOfOneWhileAnotherIsAway(t *testing.T) {
 		})
 	}
 }
+
+// Alone it has nobody to wait for, and says what may have happened.
+func TestSuspectAlone(t *testing.T) {
+	inCluster(t, 1, asyncFlush, func(t *testing.T, c *testCluster) {
+		c.createTopic("T", 1)
+		n := c.nodes[0]
+		time.Sleep(time.Second)
+		n.powerLoss(1)
+		n.start()
+		c.wait("that it is not suspect", func() bool { return !n.suspect() })
+		s := n.group().Status()
+		if s.PossibleLoss == "" || len(s.Incidents) != 1 || !strings.Contains(s.Incidents[0].What, "may be lost") {
+			t.Errorf("%+v", s)
+		}
+	})
+}
