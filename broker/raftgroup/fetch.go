@@ -59,6 +59,7 @@ func (g *Group) answerFetches(c net.Conn) error {
 			return err
 		}
 		body, err := g.read(req[0], int64(binary.BigEndian.Uint64(req[1:])), int64(binary.BigEndian.Uint64(req[9:])))
+		g.given.Add(int64(len(body)))
 		status := byte(0)
 		if err != nil {
 			status, body = 1, []byte(err.Error())

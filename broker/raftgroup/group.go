@@ -23,6 +23,7 @@ import (
 type Group struct {
 	cfg      Config
 	id       raft.ServerID
+	identity Identity
 	hadState bool // when it was opened
 	logger   hclog.Logger
 
@@ -55,6 +56,7 @@ type Group struct {
 	failure  atomic.Pointer[error]
 	fetchers atomic.Int32 // streams that serveFetch serves
 	giving   throttle     // of what they get
+	given    atomic.Int64 // bytes of the CommitLog that they got
 	fetched  atomic.Int64 // bytes of the CommitLog that were missing and came from peers
 	scrub    scrubber
 
@@ -162,7 +164,7 @@ func (g *Group) openFiles() error {
 			return err
 		}
 	}
-	g.id = id.ServerID()
+	g.id, g.identity = id.ServerID(), id
 	if err := g.finishRecovery(id.Recovered); err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strings"
 	"sync"
 	"time"
 
@@ -196,8 +195,7 @@ func (g *Group) scrubIdentity() error {
 		err = fmt.Errorf("%s names %s, this is %s", path.Join(g.cfg.Dir, IdentityFile), have.ServerID(), g.id)
 	}
 	g.scrub.damaged(g, scrubKindIdentity, err)
-	want.Version, want.Incarnation = identityVersion, strings.TrimPrefix(string(g.id), g.cfg.Node+"-")
-	if err := writeIdentity(g.cfg.FS, g.cfg.Dir, want); err != nil {
+	if err := writeIdentity(g.cfg.FS, g.cfg.Dir, g.identity); err != nil {
 		return err
 	}
 	g.scrub.repaired(g, scrubKindIdentity, 1)
