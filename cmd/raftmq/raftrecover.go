@@ -12,7 +12,6 @@ import (
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/broker/verify"
-	"github.com/raftmq/raftmq/storage/disk"
 )
 
 func raftRecoverCommand() *cli.Command {
@@ -59,10 +58,8 @@ func raftRecover(c *cli.Context) error {
 		rc.Address = cfg.Nodes[cfg.NodeID].Peer
 	default:
 		rc.Dir = c.String("dir")
-		if id, err := raftgroup.ReadIdentity(disk.OS(), rc.Dir); errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(rc.Dir, raftgroup.IdentityFile)); errors.Is(err, os.ErrNotExist) {
 			rc.Dir = filepath.Join(rc.Dir, group)
-		} else if err == nil && id.Group != group {
-			return fmt.Errorf("%s is of group %s, not %s", rc.Dir, id.Group, group)
 		}
 	}
 	if name := c.String("peers"); name != "" {
