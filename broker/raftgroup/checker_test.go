@@ -135,6 +135,9 @@ func TestCheckerFindsViolations(t *testing.T) {
 			w.h.answer(w.h.ops[3].attempts[0], fsm.Result{Status: fsm.Stored}, nil)
 			w.h.ops[0].attempts[0].answered, w.h.ops[3].attempts[0].invoked = 1, 9
 		}},
+		{"times of a queue go back", "S4", func(w *world) {
+			w.change(func(l *queueLog) { l.messages[1].stored = 5 }, "n1", "n2", "n3")
+		}},
 		{"a send is stored twice", "S5", func(w *world) {
 			w.change(func(l *queueLog) { l.messages = append(l.messages, queued{body: "a"}); renumber(l) })
 		}},

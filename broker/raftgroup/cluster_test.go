@@ -396,7 +396,7 @@ func (n *testNode) queue(topic string, queue int32) (queueLog, error) {
 		if err != nil {
 			return out, fmt.Errorf("unit %d: %w", out.first+int64(i), err)
 		}
-		out.messages = append(out.messages, queued{body: string(v.Body()), offset: v.QueueOffset(), phys: v.PhysicalOffset(), unit: u.Phys})
+		out.messages = append(out.messages, queued{body: string(v.Body()), offset: v.QueueOffset(), phys: v.PhysicalOffset(), unit: u.Phys, stored: v.StoreTimestamp()})
 	}
 	return out, nil
 }

@@ -1,12 +1,9 @@
 package raftgroup
 
 import (
-	"context"
-	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
-	"testing"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/raftmq/raftmq/storage/disk"
@@ -14,9 +11,11 @@ import (
 
 // faults draws faults for a cluster, from a seed.
 type faults struct {
-	c    *testCluster
-	rng  *rand.Rand
-	seen map[string]int // how often each kind has happened
+	c     *testCluster
+	h     *history
+	rng   *rand.Rand
+	kinds []faultKind    // those of this run
+	seen  map[string]int // how often each kind has happened
 }
 
 func (f *faults) any() *testNode { return f.c.nodes[f.rng.IntN(len(f.c.nodes))] }
@@ -60,21 +59,19 @@ func (f *faults) crash(n *testNode) {
 	n.powerLoss(f.rng.Uint64())
 }
 
-// draw makes one fault happen, and mostly mends it again.
-func (f *faults) draw() {
-	n := f.victim()
-	if n == nil {
-		f.revive(f.any())
-		return
-	}
-	p := n.now.Load()
-	switch f.rng.IntN(16) {
-	case 0, 1, 2, 3: // quiet
-		f.sleep(time.Second)
-	case 4:
+// faultKind is a kind of fault: it happens to a node that is up, and is mostly
+// mended again when do returns.
+type faultKind struct {
+	name string
+	do   func(f *faults, n *testNode)
+}
+
+var faultKinds = []faultKind{
+	{"crash", func(f *faults, n *testNode) {
 		f.crash(n)
 		f.revive(n)
-	case 5: // a majority, or all
+	}},
+	{"crash of many", func(f *faults, _ *testNode) { // a majority, or all
 		for _, n := range f.c.nodes[f.rng.IntN(2):] {
 			if n.now.Load() != nil {
 				f.crash(n)
@@ -83,12 +80,14 @@ func (f *faults) draw() {
 		for _, n := range f.c.nodes {
 			f.revive(n)
 		}
-	case 6:
+	}},
+	{"isolation", func(f *faults, n *testNode) {
 		f.happened("isolation", n)
 		f.c.net.isolate(n.addr, f.c.addrs(), true)
 		f.sleep(3 * time.Second)
 		f.c.net.heal()
-	case 7: // one direction of one link, or of all
+	}},
+	{"one-way cut", func(f *faults, n *testNode) { // one direction of one link, or of all
 		f.happened("one-way cut", n)
 		for _, o := range f.c.others(n)[f.rng.IntN(2):] {
 			if f.rng.IntN(2) == 0 {
@@ -99,33 +98,61 @@ func (f *faults) draw() {
 		}
 		f.sleep(3 * time.Second)
 		f.c.net.heal()
-	case 8:
-		f.happened("broken connections", n)
-		for range 1 + f.rng.IntN(5) {
-			f.c.net.sever(func(from, to string) bool { return (from == n.addr || to == n.addr) && f.rng.IntN(2) == 0 })
-			f.sleep(200 * time.Millisecond)
-		}
-	case 9:
+	}},
+	{"broken connections", (*faults).breakConnections},
+	{"delay", func(f *faults, n *testNode) {
 		f.happened("delay", n)
-		for _, o := range f.c.others(n) {
-			d := time.Duration(f.rng.IntN(150)) * time.Millisecond
-			f.c.net.change(n.addr, o, func(l *memLink) { l.delay = d })
-			f.c.net.change(o, n.addr, func(l *memLink) { l.delay = d })
-		}
+		f.delay(n, 150*time.Millisecond)
 		f.sleep(3 * time.Second)
 		f.c.net.heal()
-	case 10:
-		if err := p.group.TransferLeadership(context.Background(), ""); err == nil {
-			f.happened("transfer", n)
-		}
-	case 11, 12:
-		if err := p.group.Snapshot(); err == nil {
+	}},
+	{"spikes", (*faults).spikes},
+	{"transfer", (*faults).transfers},
+	{"snapshot", func(f *faults, n *testNode) {
+		if err := n.group().Snapshot(); err == nil {
 			f.happened("snapshot", n)
 		}
-	case 13, 14:
-		f.crashAtStep(n)
-	case 15:
-		f.diskError(n)
+	}},
+	{"crash at a step", (*faults).crashAtStep},
+	{"crash at a vote", (*faults).crashAtVote},
+	{"disk error", (*faults).diskError},
+	{"slow disk", (*faults).slowDisk},
+	{"hung disk", (*faults).hungDisk},
+	{"full disk", (*faults).fullDisk},
+	{"pause", (*faults).pause},
+	{"wrong clock", (*faults).wrongClock},
+	{"power loss after an ack", (*faults).powerLossAfterAck},
+	{"failed syncs", (*faults).failedSyncs},
+	{"wiped node", (*faults).wipedNode},
+}
+
+// draw makes one fault of those that the seed has chosen happen, or none.
+func (f *faults) draw() {
+	n := f.victim()
+	switch {
+	case n == nil:
+		f.revive(f.any())
+	case f.rng.IntN(4) == 0: // quiet
+		f.sleep(time.Second)
+	default:
+		f.kinds[f.rng.IntN(len(f.kinds))].do(f, n)
+	}
+}
+
+// choose gives a run those kinds of fault that are named, with commas between
+// them, or else a few: the same ones, again and again, find
+// more than all of them, each once.
+func (f *faults) choose(names string) {
+	if names != "" {
+		for _, k := range faultKinds {
+			if slices.Contains(strings.Split(names, ","), k.name) {
+				f.kinds = append(f.kinds, k)
+			}
+		}
+		return
+	}
+	for _, i := range f.rng.Perm(len(faultKinds))[:2+f.rng.IntN(5)] {
+		f.kinds = append(f.kinds, faultKinds[i])
 	}
 }
 
@@ -183,6 +210,7 @@ func (f *faults) diskError(n *testNode) {
 	select {
 	case <-failed:
 		f.happened("error at "+name, n)
+		f.stopsAt(name, n, p)
 	case <-time.After(2 * time.Second):
 	}
 	n.fs.SetHook(nil)
@@ -192,67 +220,5 @@ func (f *faults) diskError(n *testNode) {
 		f.happened("stopped by an error", n)
 		n.stop()
 		f.revive(n)
-	}
-}
-
-// testFaults runs one seed: senders and a reader against drawn faults.
-func testFaults(t *testing.T, seed uint64) {
-	rng := rand.New(rand.NewPCG(seed, 0))
-	nodes := 3
-	if rng.IntN(6) == 0 {
-		nodes = 5
-	}
-	small := rng.IntN(2) == 0
-	t.Logf("%d nodes, small logs: %v", nodes, small)
-	tweak := func(c *Config) {
-		c.DedupSpan = time.Hour // longer than any run
-		if small {
-			// Logs are compacted all the time.
-			c.SnapshotBytes, c.TrailingBytes, c.RaftSegmentSize, c.MaxEntry = 64<<10, 1, 128<<10, 64<<10
-			c.BatchBytes = 8 << 10
-		}
-	}
-	inCluster(t, nodes, tweak, func(t *testing.T, c *testCluster) {
-		c.createTopic("T", 3)
-		f := &faults{c: c, rng: rng, seen: map[string]int{}}
-		h := &history{}
-		cl := newClients(c, h, 2+rng.IntN(8), "T", 3, seed)
-		c.wait("a load before the first fault", func() bool { return h.count() >= floor })
-		for left := 6 + rng.IntN(10); left > 0 || len(f.seen) == 0; left-- {
-			f.draw()
-			if n := f.any(); n.now.Load() == nil {
-				f.revive(n)
-			}
-		}
-		c.heal()
-		before := h.count()
-		c.wait("a load after the last fault", func() bool { return h.count() >= before+floor })
-		cl.end()
-		cl.check()
-		t.Logf("%d of %d sends acknowledged, faults: %v", h.count(), len(h.ops), f.seen)
-	})
-}
-
-// TestRandomFaults draws faults from seeds: RAFTMQ_SEED repeats one, with
-// RAFTMQ_LONG=1 there are as many as RAFTMQ_RUNS says, or 1000. The faults of a
-// seed are the same each time; how goroutines are scheduled between them is not.
-func TestRandomFaults(t *testing.T) {
-	runs := 4
-	if long() {
-		runs = 1000
-		if v, err := strconv.Atoi(os.Getenv("RAFTMQ_RUNS")); err == nil {
-			runs = v
-		}
-	}
-	seed := testSeed(t)
-	if os.Getenv("RAFTMQ_SEED") != "" {
-		testFaults(t, seed)
-		return
-	}
-	for i := range uint64(runs) {
-		t.Run(fmt.Sprint(seed+i), func(t *testing.T) {
-			t.Parallel()
-			testFaults(t, seed+i)
-		})
 	}
 }

@@ -68,6 +68,7 @@ type queued struct {
 	body         string
 	offset, phys int64 // as the record says
 	unit         int64 // physical offset, as the queue says
+	stored       int64 // when, in log time
 }
 
 type replica map[queueName]queueLog
@@ -188,7 +189,7 @@ func (h *history) check(replicas map[string]replica, dedup bool) (bad []string) 
 func (h *history) checkReplica(name string, r replica, sent map[string]*operation, dedup bool, say func(string, ...any)) {
 	seen := map[string]int{}
 	for q, log := range r {
-		phys := int64(-1)
+		phys, stored := int64(-1), int64(0)
 		for i, m := range log.messages {
 			at := log.first + int64(i)
 			op := sent[m.body]
@@ -206,7 +207,10 @@ func (h *history) checkReplica(name string, r replica, sent map[string]*operatio
 			if m.phys <= phys {
 				say("S4: %s has %v offset %d at place %d, the one before it at %d", name, q, at, m.phys, phys)
 			}
-			phys = m.phys
+			if m.stored < stored {
+				say("S4: %s has %v offset %d of time %d, the one before it is of %d", name, q, at, m.stored, stored)
+			}
+			phys, stored = m.phys, m.stored
 			seen[m.body]++
 		}
 	}

@@ -26,6 +26,7 @@ type testNode struct {
 	last   atomic.Pointer[process] // the one started last, from when its start began
 	left   *remains                // what a crash has left, for the next start
 	boots  int                     // power losses
+	skew   atomic.Int64            // of its clock, ns
 	// published is called when messages can be read, before anybody is told.
 	published atomic.Value // of func()
 }
@@ -67,6 +68,7 @@ func (n *testNode) config() Config {
 		SegmentSize: testSegment, RaftSegmentSize: 1 << 20, MaxEntry: 128 << 10, BatchBytes: 32 << 10,
 		SnapshotBytes: 512 << 10, TrailingBytes: 64 << 10,
 		Logger:  n.c.logger.With("node", n.id),
+		Now:     func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
 		Storage: storage.Options{Reserve: 1},
 		BootID:  fmt.Sprint("boot-", n.boots),
 		Events: Events{Leadership: n.c.led, Appended: func([]*storage.Queue) {
