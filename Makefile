@@ -7,10 +7,11 @@ ARGS        ?=
 BENCHTIME   ?= 5s
 DURATION    ?= 2m
 SEED        ?= $(RAFTMQ_SEED)
+SEEDS       ?= 200
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: all build demo test race conformance interop chaos failover bench fuzz lint clean
+.PHONY: all build demo test race conformance interop chaos failover sim mutants bench fuzz lint clean
 
 all: build
 
@@ -50,6 +51,15 @@ chaos:
 # -groups 3" sends with the official client. Partitions need root.
 failover: build
 	$(GO) run ./cmd/failover -raftmq bin/raftmq $(ARGS)
+
+# Clusters in memory and fake time, against faults drawn from SEEDS seeds. A seed
+# that fails is printed: make sim SEED=it SEEDS=1 runs it again.
+sim:
+	RAFTMQ_SEED=$(SEED) RAFTMQ_RUNS=$(SEEDS) $(GO) test ./broker/raftgroup -count=1 -timeout 0 -run '^TestSim$$'
+
+# Takes one safeguard after another away and shows which tests notice.
+mutants:
+	$(GO) run ./cmd/mutants $(ARGS)
 
 # Our raft log beside raft-boltdb and raft-wal, then a whole cluster.
 bench: build

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/raftmq/raftmq/storage/disk"
+	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
 // delay delays what comes from a node and goes to it, by less than most.
@@ -102,12 +103,12 @@ func (f *faults) crashAtVote(n *testNode) {
 	f.c.net.heal()
 }
 
-// slowDisk makes each sync of a node take up to 200 ms for a while.
+// slowDisk makes each sync of a node's raft log take up to 200 ms for a while.
 func (f *faults) slowDisk(n *testNode) {
 	f.happened("slow disk", n)
 	d := time.Duration(1+f.rng.IntN(200)) * time.Millisecond
 	n.fs.SetHook(func(op disk.Op) error {
-		if op.Kind == disk.OpSync || op.Kind == disk.OpSyncFS {
+		if steps["log sync"](op) {
 			time.Sleep(d)
 		}
 		return nil
@@ -116,12 +117,18 @@ func (f *faults) slowDisk(n *testNode) {
 	n.fs.SetHook(nil)
 }
 
-// hang makes a node's disk stand still until what it returns is called. Not the
-// stable store, which is written under a lock that heartbeats wait for: in a
-// bubble of synctest time stands still while a goroutine waits for a mutex.
+// hang makes a node's disk stand still, for the raft log and what is applied,
+// until what it returns is called. What is done under a mutex that others want,
+// the stable store among it, must not: in a bubble of synctest time stands still
+// while a goroutine waits for a mutex.
 func (n *testNode) hang() (release func()) {
 	fs, held := n.fs, make(chan struct{})
-	fs.SetHook(func(disk.Op) error { <-held; return nil })
+	fs.SetHook(func(op disk.Op) error {
+		if op.Label == raftlog.LabelAppend || op.Label == raftlog.LabelHeader || steps["apply write"](op) {
+			<-held
+		}
+		return nil
+	})
 	return func() {
 		fs.SetHook(nil)
 		close(held)
@@ -167,10 +174,13 @@ func (f *faults) pause(n *testNode) {
 	f.mend(n)
 }
 
-// fullDisk leaves a node little room for a while. It is no failure: nothing stops.
+// fullDisk leaves a node little room for a while. It is no failure: nothing stops,
+// except a replica that had to begin at a snapshot meanwhile and had no room for
+// that: it goes on when it is started again.
 func (f *faults) fullDisk(n *testNode) {
 	f.happened("full disk", n)
 	p := n.now.Load()
+	snapshot := p.group.lastSnapshot()
 	u, err := n.fs.Usage("data")
 	if err != nil {
 		f.c.t.Fatal(err)
@@ -178,9 +188,10 @@ func (f *faults) fullDisk(n *testNode) {
 	n.fs.SetCapacity(int64(u.Total-u.Free) + f.rng.Int64N(512<<10))
 	f.sleep(5 * time.Second)
 	n.fs.SetCapacity(0)
-	if err := p.group.Err(); errors.Is(err, syscall.ENOSPC) {
+	if err := p.group.Err(); errors.Is(err, syscall.ENOSPC) && p.group.lastSnapshot() == snapshot {
 		f.c.t.Errorf("row 18: %s has stopped for want of room: %v", n.id, err)
 	}
+	f.mend(n)
 }
 
 // wrongClock sets a node's clock an hour on or back, or here and there.

@@ -99,12 +99,12 @@ func TestSim(t *testing.T) {
 				s := seed + uint64(i)
 				if !t.Run(fmt.Sprint(s), func(t *testing.T) { testSim(t, s) }) {
 					failed.Add(1)
-					t.Errorf("seed %d fails, after %d: make sim SEED=%d runs it again", s, i, s)
+					t.Errorf("seed %d fails, after %d: make sim SEED=%d SEEDS=1 runs it again", s, i, s)
 				}
 			}
 		})
 	}
 	workers.Wait()
 	done := min(int(next.Load()), runs)
-	t.Logf("%d seeds, %d failed, %.0f a minute", done, failed.Load(), float64(done)/time.Since(begin).Minutes())
+	fmt.Printf("%d seeds from %d on, %d failed, %.0f a minute\n", done, seed, failed.Load(), float64(done)/time.Since(begin).Minutes())
 }

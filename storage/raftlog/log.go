@@ -45,17 +45,17 @@ type Log struct {
 	began   atomic.Int64 // of the change in progress: ns since started, 0 for none
 	stats   counters
 
-	syncing sync.Mutex // see Log.sync
+	syncing turn // see Log.sync
 
 	// writing is held by whoever changes the log: one at a time.
-	writing sync.Mutex
+	writing turn
 	buf     []byte  // frames of one write
 	added   []entry // and where they are
 	lastCRC uint32
 
 	// headers is held by whoever writes segment headers, and guards what is
 	// handed out with them. Taken after writing, before mu.
-	headers    sync.Mutex
+	headers    turn
 	state      state
 	epoch      uint64 // the highest handed out
 	generation uint64
@@ -240,6 +240,18 @@ func (l *Log) changed() {
 	l.began.Store(0)
 	l.writing.Unlock()
 }
+
+// turn is a mutex that is held while the disk is at work. It is a channel, so that
+// in the fake time of tests time goes on while one waits for it.
+type turn chan struct{}
+
+func newTurn() turn { return make(turn, 1) }
+
+// Lock waits for its turn.
+func (t turn) Lock() { t <- struct{}{} }
+
+// Unlock gives the turn to somebody who waits.
+func (t turn) Unlock() { <-t }
 
 // tail returns the segment that entries are written to. Callers hold writing or mu.
 func (l *Log) tail() *segment { return l.segs[len(l.segs)-1] }

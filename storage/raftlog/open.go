@@ -114,6 +114,7 @@ func (img *image) create(fs disk.FS, dir string, opts *Options) error {
 func newLog(fs disk.FS, dir string, opts Options, img *image) *Log {
 	return &Log{
 		fs: fs, dir: dir, opts: opts, logID: img.logID, seed: img.seed,
+		syncing: newTurn(), writing: newTurn(), headers: newTurn(),
 		poison: newLatch(), started: time.Now(),
 		lastCRC: img.lastCRC, state: img.state, epoch: img.epoch, generation: img.state.generation,
 		segs: img.segs, free: img.free,
