@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/raftmq/raftmq/remoting"
@@ -39,6 +40,27 @@ func (op *pullOp) borrowSubscription(ctx context.Context) {
 		return
 	}
 	op.begin()
+}
+
+// consumersElsewhere are the clients of a consumer group that other replicas know.
+func (b *Broker) consumersElsewhere(ctx context.Context, group string) (ids []string) {
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	for _, addr := range b.others {
+		asked.Go(func() {
+			c, err := b.consumersAt(ctx, addr, group)
+			if err != nil {
+				return // it knows none, or is down
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, m := range c.Connections {
+				ids = append(ids, m.ClientID)
+			}
+		})
+	}
+	asked.Wait()
+	return ids
 }
 
 // consumersAt is a consumer group as another replica knows it.

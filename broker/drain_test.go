@@ -90,7 +90,7 @@ func TestDrainEnds(t *testing.T) {
 	took := cl.closing(t, leader)
 	eventually(t, "a refusal", func() bool {
 		_, err := c.call(&remoting.Command{Code: remoting.SendMessageV2, Header: message("T", 0), Body: []byte("m")})
-		return codeOf(err) == remoting.ServiceNotAvailable
+		return codeOf(err) == remoting.GoAway || codeOf(err) == remoting.ServiceNotAvailable
 	})
 	d := <-took
 	if d < limit || d > limit+5*time.Second {

@@ -132,19 +132,30 @@ func checkBody(what string, body []byte) error {
 	return nil
 }
 
-// consumerList answers GET_CONSUMER_LIST_BY_GROUP (38).
+// consumerList answers GET_CONSUMER_LIST_BY_GROUP (38): by it consumers share the
+// queues. A replica that was started a moment ago also asks the others: it may
+// lead already, and stock consumers have yet to send it a heartbeat.
 func (b *Broker) consumerList(_ *session, req *remoting.Command) {
 	var h remoting.ConsumerGroupRequest
 	if err := h.Decode(req); err != nil {
 		b.refuse(req.Responder(), err)
 		return
 	}
-	ids := b.clients.consumerIDs(h.ConsumerGroup)
-	if len(ids) == 0 {
-		req.Responder().Error(remoting.Errorf(remoting.SystemError, "no consumer of group %s is connected to this broker", h.ConsumerGroup))
+	r := req.Responder()
+	list := func(others []string) {
+		ids := append(b.clients.consumerIDs(h.ConsumerGroup), others...)
+		slices.Sort(ids)
+		if ids = slices.Compact(ids); len(ids) == 0 {
+			r.Error(remoting.Errorf(remoting.SystemError, "no consumer of group %s is connected to this broker", h.ConsumerGroup))
+			return
+		}
+		r.Respond(&remoting.Command{Code: remoting.Success, Body: remoting.ConsumerList(ids).AppendBody(nil)})
+	}
+	if len(b.others) == 0 || time.Since(b.started) > borrowedFor {
+		list(nil)
 		return
 	}
-	req.Responder().Respond(&remoting.Command{Code: remoting.Success, Body: remoting.ConsumerList(ids).AppendBody(nil)})
+	b.run(b.borrowing, requestSize, func(err error) { b.refuse(r, err) }, func(ctx context.Context) { list(b.consumersElsewhere(ctx, h.ConsumerGroup)) })
 }
 
 // consumerConnections answers GET_CONSUMER_CONNECTION_LIST (203).

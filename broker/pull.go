@@ -75,7 +75,12 @@ func (op *pullOp) check() error {
 		return remoting.Errorf(remoting.SystemBusy, "[REJECTREQUEST] this replica does not lead %s and slaveReadEnable is off", b.name)
 	}
 	group, ok := b.group.State().Group(h.ConsumerGroup)
-	if !ok {
+	switch {
+	case ok:
+	case b.group.Leadership().Address == "" && !b.leads() && remoting.CheckGroup(h.ConsumerGroup) == nil && b.mayCreateGroup(h.ConsumerGroup):
+		// It is made when somebody leads; nothing keeps it from reading until then.
+		group = remoting.NewGroupConfig(h.ConsumerGroup)
+	default:
 		return errGroupMissing
 	}
 	if topic, ok := b.group.State().Topic(h.Topic); ok {
