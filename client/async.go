@@ -115,7 +115,9 @@ func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueu
 	}
 	s.walk.try(peer)
 	s.count()
+	peer.sending(s.queue.g)
 	err = conn.CallAsync(&s.req, min(s.left(), p.cfg.AttemptTimeout), func(resp *remoting.Command, err error) {
+		peer.answered()
 		if judge(resp, err) == stored {
 			a.complete(s.result(peer, resp), nil)
 			return
@@ -123,6 +125,7 @@ func (p *Producer) sendAsync(ctx context.Context, m *Message, queue *MessageQueu
 		go a.resume(peer, resp, err)
 	})
 	if err != nil {
+		peer.answered()
 		s.attempts--
 		go a.resume(peer, nil, err)
 	}

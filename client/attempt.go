@@ -205,7 +205,9 @@ func (s *send) attempt(ctx context.Context, p *peer) (*remoting.Command, error) 
 		return nil, context.DeadlineExceeded
 	}
 	s.count()
+	p.sending(s.queue.g)
 	resp, err := s.p.c.roundTrip(ctx, conn, &s.req, timeout, s.p.dying)
+	p.answered()
 	if errors.Is(err, remoting.ErrNotSent) {
 		s.attempts--
 	}

@@ -284,3 +284,68 @@ func TestBlackHole(t *testing.T) {
 		}
 	})
 }
+
+// TestSilentLeader: a leader that stops answering is left as soon as the others say that they have another one: its host is lost. What it
+// may have stored is not stored again.
+func TestSilentLeader(t *testing.T) {
+	for _, async := range []bool{false, true} {
+		t.Run(fmt.Sprintf("async=%v", async), func(t *testing.T) {
+			bubble(t, 1, 3, func(t *testing.T, c *cluster) {
+				c.topic("T", 1)
+				g := c.groups[0]
+				g.term = 1
+				p := c.producer(ProducerConfig{})
+				mustSend(t, p, &Message{Topic: "T"})
+				g.replicas[0].always = func(req *remoting.Command) *script { return &script{silent: true} }
+				c.later(600*time.Millisecond, func() { g.elect(1, false) })
+				begun := time.Now()
+				done := make(chan error, 1)
+				p.SendAsync(t.Context(), &Message{Topic: "T"}, func(_ *SendResult, err error) { done <- err })
+				if !async {
+					mustSend(t, p, &Message{Topic: "T"})
+				}
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(begun); took < 600*time.Millisecond || took > 800*time.Millisecond {
+					t.Errorf("the sends took %v, with an election after 600 ms", took)
+				}
+				want := 2
+				if !async {
+					want = 3
+				}
+				if stored, repeats := g.count(); stored != want || repeats != want-1 {
+					t.Errorf("%d stored, %d repeats", stored, repeats)
+				}
+			})
+		})
+	}
+}
+
+// TestSlowLeader: a leader that takes its time is waited for, though the others are asked.
+func TestSlowLeader(t *testing.T) {
+	bubble(t, 1, 3, func(t *testing.T, c *cluster) {
+		c.topic("T", 1)
+		g := c.groups[0]
+		g.term = 1
+		p := c.producer(ProducerConfig{})
+		mustSend(t, p, &Message{Topic: "T"})
+		conn := p.c.peer(g.replicas[0].addr).conn.Load()
+		g.replicas[0].next(remoting.SendMessageV2, script{delay: 1400 * time.Millisecond})
+		if res := mustSend(t, p, &Message{Topic: "T"}); res.Attempts != 1 {
+			t.Errorf("%d attempts", res.Attempts)
+		}
+		if g.replicas[1].requests(remoting.RaftStatusRequest) == 0 || g.replicas[2].requests(remoting.RaftStatusRequest) == 0 {
+			t.Error("nobody was asked who leads")
+		}
+		if p.c.peer(g.replicas[0].addr).conn.Load() != conn {
+			t.Error("the connection was ended")
+		}
+		pass(0)
+		asked := g.replicas[1].requests(remoting.RaftStatusRequest)
+		pass(10 * time.Second)
+		if g.replicas[1].requests(remoting.RaftStatusRequest) != asked || p.c.peer(g.replicas[0].addr).watched.Load() {
+			t.Errorf("nothing is sent, and it is still looked whether answers come: %d questions, then %d", asked, g.replicas[1].requests(remoting.RaftStatusRequest))
+		}
+	})
+}

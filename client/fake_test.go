@@ -221,8 +221,9 @@ type fakeGroup struct {
 	replicas []*fakeReplica
 
 	mu      sync.Mutex
-	leader  int // replica; -1: none
-	routed  int // the replica that the name server takes for the leader
+	leader  int    // replica; -1: none
+	term    uint64 // 0: the brokers do not know RaftStatusRequest
+	routed  int    // the replica that the name server takes for the leader
 	queues  map[MessageQueue]*fakeQueue
 	min     map[MessageQueue]int64
 	sent    map[string]sentAt
@@ -279,6 +280,9 @@ func (g *fakeGroup) elect(i int, routed bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leader = i
+	if g.term > 0 {
+		g.term++
+	}
 	for k, l := range g.locks { // its clock begins anew
 		g.locks[k] = fakeLock{l.client, time.Now()}
 	}

@@ -137,6 +137,15 @@ func (r *fakeReplica) execute(conn *remoting.Conn, req *remoting.Command) *remot
 		return &remoting.Command{Code: remoting.InvalidParameter, Remark: err.Error()}
 	}
 	switch req.Code {
+	case remoting.RaftStatusRequest:
+		if g.term == 0 {
+			return refuse(errors.New("unknown request"))
+		}
+		s := remoting.RaftStatus{Term: g.term}
+		if g.leader >= 0 {
+			s.LeaderAddress = g.replicas[g.leader].addr
+		}
+		return &remoting.Command{Body: s.AppendBody(nil)}
 	case remoting.SendMessageV2, remoting.SendBatchMessage:
 		return r.executeSend(conn, req)
 	case remoting.PullMessage:

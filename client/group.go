@@ -40,6 +40,8 @@ type group struct {
 	found    time.Time // when leader was found other than by a route
 	failures int       // in a row
 	topic    string    // one that has queues here, to ask the route of
+	// silentTerm is the last term in which a replica was said to lead that answered nothing.
+	silentTerm uint64
 }
 
 // replicas are the replicas of a group as the last route had them.

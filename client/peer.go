@@ -28,6 +28,12 @@ type peer struct {
 
 	probing atomic.Bool
 
+	// See silence.go.
+	waiting atomic.Int32  // sends that wait for an answer
+	answers atomic.Uint32 // of sends
+	watched atomic.Bool
+	asked   atomic.Bool // who leads
+
 	mu        sync.Mutex
 	closed    bool
 	dial      *dial     // in progress

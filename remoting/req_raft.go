@@ -37,6 +37,9 @@ type RaftStatus struct {
 	Handovers    int64        `json:"handovers"`              // since the start, given away by this replica
 	LastHandover string       `json:"lastHandover,omitempty"` // to whom, and why
 	Members      []RaftMember `json:"members"`
+	// LeaderAddress is where clients reach the leader; "" also while it does not
+	// serve yet.
+	LeaderAddress string `json:"leaderAddress"`
 	Fetched      int64        `json:"fetchedBytes"` // since the start, of what was missing
 	Scrub        RaftScrub    `json:"scrub"`
 	// Suspect: it lost power with entries unsynced, and does not vote until it has

@@ -21,6 +21,9 @@ func (g *Group) Status() remoting.RaftStatus {
 	for _, i := range g.state.Incidents() {
 		s.Incidents = append(s.Incidents, remoting.RaftIncident{Time: i.Time, Replica: i.Replica, What: i.What})
 	}
+	if l := g.Leadership(); l.Term == s.Term {
+		s.LeaderAddress = l.Address
+	}
 	for _, r := range g.store.Missing() {
 		s.Missing += r.End - r.Off
 	}

@@ -85,7 +85,9 @@ func startCluster(ctx context.Context, o options, partition bool) (_ *cluster, e
 		}
 		n.log = filepath.Join(o.dir, n.id+".log")
 		n.args = []string{binary, "server", "--config", filepath.Join(o.dir, "cluster.yaml"), "--node", n.id,
-			"--set", "storePathRootDir=" + filepath.Join(o.dir, n.id)}
+			"--set", "storePathRootDir=" + filepath.Join(o.dir, n.id),
+			// A cycle is one fault, and none comes by itself.
+			"--set", "leaderBalance=false"}
 		c.names += n.namesrv + ";"
 	}
 	c.names = strings.TrimSuffix(c.names, ";")
@@ -205,8 +207,7 @@ func (n *node) end() error {
 }
 
 // healthy waits until every replica of every group is there, knows the one leader
-// and has about all that it has, and the nodes of no two groups are the same
-// leader's, if there are as many.
+// and has about all that it has.
 func (c *cluster) healthy(ctx context.Context, groups int) error {
 	return until(ctx, healthyTimeout, "the cluster is not healthy", func() error {
 		for g := range groups {
@@ -244,6 +245,50 @@ func (c *cluster) leads(ctx context.Context, g int) (*node, error) {
 		}
 	}
 	return leader, nil
+}
+
+// spread gives each group's leadership to another node, so that a fault of one
+// leader is no fault of another group's.
+func (c *cluster) spread(ctx context.Context, groups int) error {
+	if groups == 1 {
+		return nil
+	}
+	return until(ctx, healthyTimeout, "the groups' leaders are not spread", func() error {
+		for g := range groups {
+			n, err := c.leads(ctx, g)
+			if err != nil {
+				return err
+			}
+			if home := c.nodes[g%nodes]; n != home {
+				if err := c.cl.Admin().RaftTransfer(ctx, n.brokers[g], home.id); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// replaced waits until those who are left say that another node leads: else the
+// fault was none.
+func (c *cluster) replaced(ctx context.Context, g int, gone *node) error {
+	return until(ctx, 10*time.Second, "the fault has not taken effect", func() error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		for _, n := range c.nodes {
+			if n == gone {
+				continue
+			}
+			s, err := c.cl.Admin().RaftStatus(ctx, n.brokers[g])
+			if err != nil {
+				return err
+			}
+			if s.LeaderAddress == "" || s.LeaderAddress == gone.brokers[g] {
+				return fmt.Errorf("%s takes %q for the leader of %s", n.id, s.LeaderAddress, groupName(g))
+			}
+		}
+		return nil
+	})
 }
 
 // stop ends all processes.

@@ -31,7 +31,7 @@ var faults = map[string]func(ctx context.Context, c *cluster, cycle int, resumed
 		return resumed()
 	},
 	"kill": func(ctx context.Context, c *cluster, cycle int, resumed func() error) error {
-		return onLeader(ctx, c, cycle, func(n *node, _ string) error {
+		return onLeader(ctx, c, cycle, resumed, func(n *node, resumed func() error) error {
 			if err := n.signal(syscall.SIGKILL); err != nil {
 				return err
 			}
@@ -40,7 +40,7 @@ var faults = map[string]func(ctx context.Context, c *cluster, cycle int, resumed
 		})
 	},
 	"pause": func(ctx context.Context, c *cluster, cycle int, resumed func() error) error {
-		return onLeader(ctx, c, cycle, func(n *node, _ string) error {
+		return onLeader(ctx, c, cycle, resumed, func(n *node, resumed func() error) error {
 			if err := n.signal(syscall.SIGSTOP); err != nil {
 				return err
 			}
@@ -50,7 +50,7 @@ var faults = map[string]func(ctx context.Context, c *cluster, cycle int, resumed
 		})
 	},
 	"partition": func(ctx context.Context, c *cluster, cycle int, resumed func() error) error {
-		return onLeader(ctx, c, cycle, func(n *node, _ string) error {
+		return onLeader(ctx, c, cycle, resumed, func(n *node, resumed func() error) error {
 			if err := c.net.cut(n.id, true); err != nil {
 				return err
 			}
@@ -60,8 +60,8 @@ var faults = map[string]func(ctx context.Context, c *cluster, cycle int, resumed
 		})
 	},
 	"transfer": func(ctx context.Context, c *cluster, cycle int, resumed func() error) error {
-		return onLeader(ctx, c, cycle, func(n *node, addr string) error {
-			if err := c.cl.Admin().RaftTransfer(ctx, addr, ""); err != nil {
+		return onLeader(ctx, c, cycle, resumed, func(n *node, resumed func() error) error {
+			if err := c.cl.Admin().RaftTransfer(ctx, n.brokers[cycle%len(n.brokers)], ""); err != nil {
 				return err
 			}
 			return resumed()
@@ -82,14 +82,15 @@ var faults = map[string]func(ctx context.Context, c *cluster, cycle int, resumed
 	},
 }
 
-// onLeader does something to the leader of a group, each in turn.
-func onLeader(ctx context.Context, c *cluster, cycle int, do func(n *node, addr string) error) error {
+// onLeader does something to the leader of a group, each in turn. What it calls
+// resumed also makes sure that another one leads then.
+func onLeader(ctx context.Context, c *cluster, cycle int, resumed func() error, do func(n *node, resumed func() error) error) error {
 	g := cycle % len(c.nodes[0].brokers)
 	n, err := c.leads(ctx, g)
 	if err != nil {
 		return err
 	}
-	return do(n, n.brokers[g])
+	return do(n, func() error { return errors.Join(resumed(), c.replaced(ctx, g, n)) })
 }
 
 // cycles makes the cycles of one kind.
@@ -101,7 +102,7 @@ func (c *cluster) cycles(ctx context.Context, kind string, o options, l *load) (
 		n = o.kills
 	}
 	for i := range n {
-		if err := c.healthy(ctx, o.groups); err != nil {
+		if err := errors.Join(c.healthy(ctx, o.groups), c.spread(ctx, o.groups)); err != nil {
 			return nil, err
 		}
 		// Not in step with anything.
