@@ -39,9 +39,9 @@ type RaftStatus struct {
 	Members      []RaftMember `json:"members"`
 	// LeaderAddress is where clients reach the leader; "" also while it does not
 	// serve yet.
-	LeaderAddress string `json:"leaderAddress"`
-	Fetched      int64        `json:"fetchedBytes"` // since the start, of what was missing
-	Scrub        RaftScrub    `json:"scrub"`
+	LeaderAddress string    `json:"leaderAddress"`
+	Fetched       int64     `json:"fetchedBytes"` // since the start, of what was missing
+	Scrub         RaftScrub `json:"scrub"`
 	// Suspect: it lost power with entries unsynced, and does not vote until it has
 	// what it acknowledged again.
 	Suspect bool `json:"suspect,omitempty"`
