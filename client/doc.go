@@ -44,7 +44,9 @@
 //
 // Only the leader of a broker group takes writes. Routes say who that is, but can be late, so the client finds out by itself: a connection
 // that breaks or is refused makes it ask the other replicas, and one that does not lead names the leader. Between rounds of such questions it
-// waits for 5 to 50 ms. Sends go on as soon as there is a new leader; reads are answered by any replica.
+// waits for 5 to 50 ms. A leader whose host is lost breaks no connection: when it has answered no send for 0.2 s the other replicas are asked
+// who leads, ten times a second, and it is left as soon as they name another one. Sends go on as soon as there is a new leader; reads are
+// answered by any replica.
 //
 // # Consuming
 //
