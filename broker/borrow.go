@@ -28,7 +28,7 @@ var errSubscriptionMissing = errors.New("")
 // to, and begins again.
 func (op *pullOp) borrowSubscription(ctx context.Context) {
 	b := op.b
-	for _, addr := range b.others {
+	for _, addr := range b.others() {
 		c, err := b.consumersAt(ctx, addr, op.h.ConsumerGroup)
 		if err == nil && slices.ContainsFunc(c.Subscriptions, func(s remoting.Subscription) bool { return s.Topic == op.h.Topic }) {
 			b.clients.borrow(op.h.ConsumerGroup, &c)

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/raftmq/raftmq/broker/raftgroup"
+	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 	"github.com/raftmq/raftmq/storage"
 	"github.com/raftmq/raftmq/storage/disk"
@@ -27,16 +28,14 @@ import (
 // Broker is this node's replica of one broker group, as clients see it. While
 // the replica leads the group it is the master, else a slave that can be read.
 type Broker struct {
-	node      *Node
-	cfg       *Config
-	name      string         // of the group
-	addr      netip.AddrPort // of this replica, for clients
-	slaveID   int64          // its broker id while it does not lead
-	storeHost string         // addr as the state machine has it
-	replicas  int            // of the group
-	others    []string       // their addresses for clients, without this one's
-	logger    hclog.Logger
-	started   time.Time
+	node       *Node
+	cfg        *Config
+	name       string         // of the group
+	addr       netip.AddrPort // of this replica, for clients
+	storeHost  string         // addr as the state machine has it
+	configured []fsm.Member   // of the group, by the configuration; see members
+	logger     hclog.Logger
+	started    time.Time
 
 	group     *raftgroup.Group
 	server    *remoting.Server
@@ -77,9 +76,8 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 	}
 	nodes := slices.Sorted(maps.Keys(g.Replicas))
 	b := &Broker{
-		node: n, cfg: cfg, name: g.BrokerName, addr: addr, replicas: len(nodes),
-		slaveID: int64(slices.Index(nodes, cfg.NodeID)) + 1,
-		logger:  n.logger.With("group", g.BrokerName), started: time.Now(),
+		node: n, cfg: cfg, name: g.BrokerName, addr: addr, configured: configuredMembers(g),
+		logger: n.logger.With("group", g.BrokerName), started: time.Now(),
 		workers: newWorkers(cfg.MaxBlockingRequests, requestTimeout), readers: newWorkers(cfg.MaxBlockingRequests, requestTimeout),
 		askers:  newWorkers(cfg.MaxBlockingRequests, clientTimeout),
 		pulling: pulling{limit: int64(cfg.ServerMaxPendingBytes)},
@@ -91,11 +89,6 @@ func openBroker(n *Node, g *GroupConfig) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.storeHost = string(host)
-	for _, node := range nodes {
-		if node != cfg.NodeID {
-			b.others = append(b.others, g.Replicas[node])
-		}
-	}
 	b.relaying = newWorkers(cfg.MaxBlockingRequests, requestTimeout)
 	b.borrowing = newWorkers(cfg.MaxBlockingRequests, requestTimeout)
 	b.links.maxFrame = int(cfg.FrameMaxLength)
@@ -157,6 +150,7 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 		SlaveTimeout:    time.Duration(cfg.SlaveTimeout),
 		FlushTimeout:    time.Duration(cfg.SyncFlushTimeout),
 		CatchUpRate:     int64(cfg.CatchUpBytesPerSec),
+		PromoteAfter:    time.Duration(cfg.PromoteAfter),
 		Preference:      cfg.preference(g),
 		BalanceAfter:    time.Duration(cfg.LeaderBalanceDelay),
 		ScrubRate:       int64(cfg.ScrubBytesPerSec),
@@ -250,7 +244,7 @@ func (b *Broker) brokerID() int64 {
 	if b.leads() {
 		return 0
 	}
-	return b.slaveID
+	return b.slaveID()
 }
 
 // close leaves the group's clients to other replicas, answers what is on its way

@@ -55,6 +55,7 @@ type Config struct {
 	CatchUpBytesPerSec ByteSize `yaml:"catchUpBytesPerSec"` // 64 MiB
 	ScrubBytesPerSec   ByteSize `yaml:"scrubBytesPerSec"`   // 16 MiB: how fast the disk is searched for damage
 	ScrubInterval      Duration `yaml:"scrubInterval"`      // 24h: from the end of one such search to the next
+	PromoteAfter       Duration `yaml:"promoteAfter"`       // 10s that a new member has to be well before it votes
 	DedupWindow        Duration `yaml:"dedupWindow"`        // 2m; a negative one switches it off
 	DedupMax           int      `yaml:"dedupMax"`           // 1,000,000 sends
 	// LeaderBalance: a group's leadership goes back to its preferred leader when that
@@ -160,6 +161,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.CatchUpBytesPerSec, 64<<20)
 	orDefault(&c.ScrubBytesPerSec, 16<<20)
 	orDefault(&c.ScrubInterval, Duration(24*time.Hour))
+	orDefault(&c.PromoteAfter, Duration(10*time.Second))
 	orDefault(&c.DedupWindow, Duration(2*time.Minute))
 	orDefault(&c.DedupMax, 1_000_000)
 	orDefault(&c.LeaderBalance, &yes)

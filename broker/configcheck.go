@@ -206,6 +206,7 @@ func (c *Config) validateLimits() error {
 		count("transactionCheckMax", c.TransactionCheckMax, 1, 10_000),
 		span("transactionTimeOut", c.TransactionTimeout, time.Millisecond, 24*time.Hour),
 		span("transactionCheckInterval", c.TransactionCheckInterval, time.Millisecond, 24*time.Hour),
+		span("promoteAfter", c.PromoteAfter, time.Millisecond, 24*time.Hour),
 		span("leaderBalanceDelay", c.LeaderBalanceDelay, 100*time.Millisecond, time.Hour),
 		span("shutdownDrainTimeout", c.ShutdownDrainTimeout, time.Millisecond, 10*time.Minute),
 		span("dedupWindow", max(0, c.DedupWindow), 0, 24*time.Hour),

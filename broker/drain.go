@@ -41,6 +41,10 @@ func (u *usage) note(s *session, req *remoting.Command) {
 	}
 }
 
+// leaves says whether clients are to go elsewhere: this replica is about to stop, or
+// is not of the group any more.
+func (b *Broker) leaves() bool { return b.draining.Load() || b.group.Removed() != "" }
+
 // idle is for how long nobody has wanted anything.
 func (u *usage) idle() time.Duration {
 	return time.Since(u.epoch) - time.Duration(u.last.Load())
@@ -49,7 +53,7 @@ func (u *usage) idle() time.Duration {
 // leave gives leadership away and waits until clients have gone elsewhere, as far
 // as ctx gives it time.
 func (b *Broker) leave(ctx context.Context) {
-	if b.replicas == 1 { // there is nobody to go to
+	if b.replicas() == 1 { // there is nobody to go to
 		b.names.leave(ctx)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 )
 
@@ -273,8 +274,11 @@ func TestSuggestionOfAnotherReplica(t *testing.T) {
 	}{
 		{1, 1, 1, 0}, {3, 1, 1, 2}, {3, 2, 1, 1}, {3, 3, 0, 1}, {3, 3, 2, 2}, {3, 2, 7, 3}, {2, 2, -1, 1},
 	} {
-		b := &Broker{replicas: x.replicas, slaveID: x.self}
-		if got := b.anotherReplica(x.want); got != x.other {
+		var members []fsm.Member
+		for id := range x.replicas {
+			members = append(members, fsm.Member{BrokerID: int64(id) + 1})
+		}
+		if got := anotherOf(members, x.self, x.want); got != x.other {
 			t.Errorf("replica %d of %d, %d is wanted: %d, want %d", x.self, x.replicas, x.want, got, x.other)
 		}
 	}

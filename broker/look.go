@@ -234,7 +234,7 @@ func (op *pullOp) response(code int32, next int64, r queueRange, cold bool) *rem
 	resp := &remoting.Command{Code: code, Header: &remoting.PullResponse{
 		SuggestBrokerID: op.suggest(cold), NextBeginOffset: next, MinOffset: r.first, MaxOffset: r.end,
 	}}
-	if b := op.b; b.draining.Load() {
+	if b := op.b; b.leaves() {
 		// The routes of the client may still call this one the leader.
 		if l := b.group.Leadership(); l.Address != "" && !l.Self {
 			resp.Ext.Add(extLeader, l.Address)
@@ -251,28 +251,15 @@ func (op *pullOp) suggest(cold bool) int64 {
 	switch {
 	case b.group.Err() != nil:
 		return 0 // this replica gets nothing new any more
-	case b.draining.Load() && lead.Node == "":
+	case b.leaves() && lead.Node == "":
 		return b.anotherReplica(0)
-	case b.draining.Load():
+	case b.leaves():
 		return 0 // see response
 	case cold && *b.cfg.SlaveReadEnable && lead.Self:
 		group, _ := b.group.State().Group(op.h.ConsumerGroup)
 		return b.anotherReplica(group.WhichBrokerWhenSlow)
 	case cold && *b.cfg.SlaveReadEnable, lead.Node == "":
-		return b.slaveID
+		return b.slaveID()
 	}
 	return 0
-}
-
-// anotherReplica is the broker id of a replica that is not this one, which leads:
-// the one wanted, if there is such a one. 0 if there is no other.
-func (b *Broker) anotherReplica(want int64) int64 {
-	switch n := int64(b.replicas); {
-	case n == 1:
-		return 0
-	case want >= 1 && want <= n && want != b.slaveID:
-		return want
-	default:
-		return b.slaveID%n + 1
-	}
 }

@@ -96,7 +96,7 @@ func (op *sendOp) stored(r fsm.Result) {
 		op.queue = r.Queue
 	}
 	resp := op.respond(r.QueueOffset, op.messageIDs(r))
-	if b.replicas == 1 && b.cfg.BrokerRole == "SYNC_MASTER" {
+	if b.cfg.BrokerRole == "SYNC_MASTER" && b.replicas() == 1 {
 		resp.Code = remoting.SlaveNotAvailable
 	}
 	op.responder.Respond(resp)

@@ -55,7 +55,7 @@ func (b *Broker) pull(s *session, req *remoting.Command) {
 	switch {
 	case errors.Is(err, errGroupMissing):
 		b.run(b.workers, 0, op.refuse, op.createGroup)
-	case errors.Is(err, errSubscriptionMissing) && len(b.others) > 0:
+	case errors.Is(err, errSubscriptionMissing) && len(b.others()) > 0:
 		b.run(b.borrowing, 0, op.refuse, op.borrowSubscription)
 	case err != nil:
 		op.refuse(err)

@@ -256,7 +256,7 @@ func TestSlowConsumerIsSentToAFollower(t *testing.T) {
 	p := c.pull(pullOf("T", 0, 0, tools))
 	var to *Broker
 	for _, b := range cl.followers(t) {
-		if b.slaveID == p.SuggestBrokerID {
+		if b.slaveID() == p.SuggestBrokerID {
 			to = b
 		}
 	}
@@ -264,7 +264,7 @@ func TestSlowConsumerIsSentToAFollower(t *testing.T) {
 		t.Fatalf("a leader suggests broker id %d for what is not in memory", p.SuggestBrokerID)
 	}
 	f := dial(t, to)
-	if p := f.pull(pullOf("T", 0, 0, tools)); p.SuggestBrokerID != to.slaveID || len(p.records) == 0 {
+	if p := f.pull(pullOf("T", 0, 0, tools)); p.SuggestBrokerID != to.slaveID() || len(p.records) == 0 {
 		t.Errorf("the follower suggests %d for what is not in memory, %v", p.SuggestBrokerID, p.err)
 	}
 	if p := f.pull(pullOf("T", 0, 19, tools)); p.SuggestBrokerID != 0 || len(p.records) == 0 {

@@ -15,17 +15,25 @@ type registration struct {
 	poke chan struct{}
 
 	mu        sync.Mutex
-	registrar *namesrv.Registrar // nil after leave
+	registrar *namesrv.Registrar // nil after leave, and while this replica is no member
+	left      bool
 }
 
 func newRegistration(b *Broker) (*registration, error) {
-	registrar, err := namesrv.NewRegistrar(namesrv.RegistrarConfig{
+	r := &registration{b: b, poke: make(chan struct{}, 1)}
+	return r, r.enter()
+}
+
+// enter begins to tell the name servers.
+func (r *registration) enter() (err error) {
+	b := r.b
+	r.registrar, err = namesrv.NewRegistrar(namesrv.RegistrarConfig{
 		NameServers: splitAddresses(b.cfg.NamesrvAddr), Heartbeat: time.Duration(b.cfg.NamesrvHeartbeat), Logger: b.logger.Named("registrar"),
 	})
 	if err != nil {
-		return nil, badKey("namesrvAddr", "%v", err)
+		return badKey("namesrvAddr", "%v", err)
 	}
-	return &registration{b: b, poke: make(chan struct{}, 1), registrar: registrar}, nil
+	return nil
 }
 
 // wake tells what has changed.
@@ -47,15 +55,18 @@ func (r *registration) update() {
 	defer r.mu.Unlock()
 	b := r.b
 	lead := b.group.Leadership()
-	if r.registrar == nil || b.group.State().Configuration().GroupID == "" {
+	if r.left || b.group.State().Configuration().GroupID == "" {
 		return // nobody knows yet what this is a replica of
+	}
+	if !r.member() {
+		return
 	}
 	if !b.furnished() {
 		// Name servers would tell clients that topics are not there, the template of
 		// new ones among them.
 		return
 	}
-	id := b.slaveID
+	id := b.slaveID()
 	if lead.Self {
 		id = 0
 	}
@@ -65,11 +76,38 @@ func (r *registration) update() {
 	})
 }
 
+// unregisterTimeout bounds how long name servers may take to forget a replica that
+// was removed.
+const unregisterTimeout = 5 * time.Second
+
+// member says whether the name servers are to know this replica. They forget one
+// that was removed, and it comes back when it is taken in again. The lock is held.
+func (r *registration) member() bool {
+	b := r.b
+	if !b.listed() {
+		if b.group.Removed() != "" && r.registrar != nil {
+			ctx, cancel := context.WithTimeout(b.ctx, unregisterTimeout)
+			defer cancel()
+			r.registrar.Close(ctx)
+			r.registrar = nil
+			b.holds.answerAll() // it says where to go on
+		}
+		return false
+	}
+	if r.registrar == nil {
+		if err := r.enter(); err != nil {
+			b.logger.Error("this replica can't be registered with the name servers", "error", err)
+			return false
+		}
+	}
+	return true
+}
+
 // leave unregisters, as far as ctx gives it time. Nothing is told any more.
 func (r *registration) leave(ctx context.Context) {
 	r.mu.Lock()
 	registrar := r.registrar
-	r.registrar = nil
+	r.registrar, r.left = nil, true
 	r.mu.Unlock()
 	if registrar != nil {
 		registrar.Close(ctx)

@@ -78,6 +78,13 @@ var relayed = map[int32]func(b *Broker, req *remoting.Command) bool{
 	remoting.DeleteTopicInBroker:              notTwice,
 	remoting.UpdateAndCreateSubscriptionGroup: harmless,
 	remoting.DeleteSubscriptionGroup:          notTwice,
+
+	remoting.RaftAddPeerRequest:      harmless,
+	remoting.RaftRemovePeerRequest:   notTwice, // the second finds no such member
+	remoting.RaftPromoteRequest:      harmless,
+	remoting.RaftDemoteRequest:       harmless,
+	remoting.RaftAutopilotRequest:    harmless,
+	remoting.RaftSetAutopilotRequest: harmless,
 }
 
 func harmless(*Broker, *remoting.Command) bool { return true }

@@ -82,13 +82,19 @@ func init() {
 		remoting.GetSubscriptionGroupConfig:       reading((*Broker).subscriptionGroupConfig),
 		remoting.GetConsumeStats:                  reading((*Broker).consumeStats),
 
-		remoting.GetBrokerRuntimeInfo: reading((*Broker).runtimeInfo),
-		remoting.GetBrokerConfig:      (*Broker).brokerConfig,
-		remoting.RaftStatusRequest:    reading((*Broker).raftStatus),
-		remoting.RaftScrubRequest:     reading((*Broker).raftScrub),
-		remoting.RaftTransferRequest:  waiting((*Broker).raftTransfer),
-		remoting.RaftSnapshotRequest:  reading((*Broker).raftSnapshot),
-		remoting.RaftTrustRequest:     reading((*Broker).raftTrust),
+		remoting.GetBrokerRuntimeInfo:    reading((*Broker).runtimeInfo),
+		remoting.GetBrokerConfig:         (*Broker).brokerConfig,
+		remoting.RaftStatusRequest:       reading((*Broker).raftStatus),
+		remoting.RaftScrubRequest:        reading((*Broker).raftScrub),
+		remoting.RaftTransferRequest:     waiting((*Broker).raftTransfer),
+		remoting.RaftSnapshotRequest:     reading((*Broker).raftSnapshot),
+		remoting.RaftTrustRequest:        reading((*Broker).raftTrust),
+		remoting.RaftAddPeerRequest:      waiting((*Broker).raftAddPeer),
+		remoting.RaftRemovePeerRequest:   waiting((*Broker).raftRemovePeer),
+		remoting.RaftPromoteRequest:      waiting((*Broker).raftPromote),
+		remoting.RaftDemoteRequest:       waiting((*Broker).raftDemote),
+		remoting.RaftAutopilotRequest:    reading((*Broker).raftAutopilot),
+		remoting.RaftSetAutopilotRequest: waiting((*Broker).raftSetAutopilot),
 	}
 }
 
@@ -101,6 +107,10 @@ func (b *Broker) ServeRemoting(c *remoting.Conn, req *remoting.Command) {
 	}
 	s := b.sessions.of(c)
 	b.usage.note(s, req)
+	if b.group.Removed() != "" && !answeredWhenRemoved(req) {
+		b.refuse(req.Responder(), raftgroup.ErrNotLeader)
+		return
+	}
 	if b.relays(s, req) {
 		b.relay(s, req, h)
 		return

@@ -32,6 +32,12 @@ type (
 	ConsumeResult = remoting.ConsumeResult
 	// RaftStatus is how a replica sees itself and its group.
 	RaftStatus = remoting.RaftStatus
+	// RaftMember is a member of a broker group.
+	RaftMember = remoting.RaftMember
+	// RaftAutopilot is how a leader sees its members.
+	RaftAutopilot = remoting.RaftAutopilot
+	// RaftAutopilotConfig is what holds for changes of membership that nobody asked for.
+	RaftAutopilotConfig = remoting.RaftAutopilotConfig
 )
 
 // Bits of TopicConfig.Perm and QueueData.Perm.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/raftmq/raftmq/remoting"
 )
@@ -70,4 +71,59 @@ func (a *Admin) callAddr(ctx context.Context, addr string, req *remoting.Command
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	return resp, nil
+}
+
+// RaftAddPeer takes the replica whose peer port is at peer into a group, without a vote: it gets one by itself when it is caught up and
+// well, but for a learner. With node it has to be that one's. addr is of any replica of the group.
+func (a *Admin) RaftAddPeer(ctx context.Context, addr, peer, node string, learner bool) (*remoting.RaftMember, error) {
+	req := &remoting.Command{Code: remoting.RaftAddPeerRequest}
+	req.Ext.Add("address", peer)
+	req.Ext.Add("node", node)
+	req.Ext.Add("learner", strconv.FormatBool(learner))
+	resp, err := a.callAddr(ctx, addr, req)
+	if err != nil {
+		return nil, err
+	}
+	m := new(remoting.RaftMember)
+	return m, m.DecodeBody(resp.Body)
+}
+
+// RaftRemovePeer takes a member, named by its node or ServerID, out of a group. It is refused if the members that are alive would not be a
+// majority any more, unless forced. addr is of any replica of the group.
+func (a *Admin) RaftRemovePeer(ctx context.Context, addr, node string, force bool) error {
+	return a.changeMember(ctx, addr, remoting.RaftRemovePeerRequest, node, force)
+}
+
+// RaftPromote gives a member a vote. See RaftRemovePeer.
+func (a *Admin) RaftPromote(ctx context.Context, addr, node string, force bool) error {
+	return a.changeMember(ctx, addr, remoting.RaftPromoteRequest, node, force)
+}
+
+// RaftDemote takes a member's vote away: it stays, as a learner. See RaftRemovePeer.
+func (a *Admin) RaftDemote(ctx context.Context, addr, node string, force bool) error {
+	return a.changeMember(ctx, addr, remoting.RaftDemoteRequest, node, force)
+}
+
+func (a *Admin) changeMember(ctx context.Context, addr string, code int32, node string, force bool) error {
+	req := &remoting.Command{Code: code}
+	req.Ext.Add("node", node)
+	req.Ext.Add("force", strconv.FormatBool(force))
+	_, err := a.callAddr(ctx, addr, req)
+	return err
+}
+
+// RaftAutopilot returns how a group's leader sees its members. addr is of any replica of the group.
+func (a *Admin) RaftAutopilot(ctx context.Context, addr string) (*remoting.RaftAutopilot, error) {
+	resp, err := a.callAddr(ctx, addr, &remoting.Command{Code: remoting.RaftAutopilotRequest})
+	if err != nil {
+		return nil, err
+	}
+	s := new(remoting.RaftAutopilot)
+	return s, s.DecodeBody(resp.Body)
+}
+
+// RaftSetAutopilot sets what holds for changes of a group's membership that nobody asked for.
+func (a *Admin) RaftSetAutopilot(ctx context.Context, addr string, c remoting.RaftAutopilotConfig) error {
+	_, err := a.callAddr(ctx, addr, &remoting.Command{Code: remoting.RaftSetAutopilotRequest, Body: c.AppendBody(nil)})
+	return err
 }

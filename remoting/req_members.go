@@ -9,12 +9,12 @@ import (
 // that does not lead passes them on. Fields: "node", the member by its node or
 // ServerID; "address", host:port of a peer port; "force" and "learner", booleans.
 const (
-	RaftAddPeerRequest      int32 = 30010 // the replica at "address" joins, without a vote; answered by a RaftMember
-	RaftRemovePeerRequest   int32 = 30011 // "node" is a member no more
-	RaftPromoteRequest      int32 = 30012 // "node" gets a vote
-	RaftDemoteRequest       int32 = 30013 // "node" loses it, and stays
-	RaftAutopilotRequest    int32 = 30014 // answered by a RaftAutopilot
-	RaftSetAutopilotRequest int32 = 30015 // the body is a RaftAutopilotConfig; what is zero has its default
+	RaftAddPeerRequest      int32 = 30030 // the replica at "address" joins, without a vote; answered by a RaftMember
+	RaftRemovePeerRequest   int32 = 30031 // "node" is a member no more
+	RaftPromoteRequest      int32 = 30032 // "node" gets a vote
+	RaftDemoteRequest       int32 = 30033 // "node" loses it, and stays
+	RaftAutopilotRequest    int32 = 30034 // answered by a RaftAutopilot
+	RaftSetAutopilotRequest int32 = 30035 // the body is a RaftAutopilotConfig; what is zero has its default
 )
 
 // RaftAutopilotConfig is what holds for changes of membership that nobody asked

@@ -36,6 +36,7 @@ type RaftStatus struct {
 	Restrained   string       `json:"restrained,omitempty"`   // why this replica should not lead
 	Handovers    int64        `json:"handovers"`              // since the start, given away by this replica
 	LastHandover string       `json:"lastHandover,omitempty"` // to whom, and why
+	Removed      string       `json:"removed,omitempty"`      // why it is no member of the group any more
 	Members      []RaftMember `json:"members"`
 	// LeaderAddress is where clients reach the leader; "" also while it does not
 	// serve yet.
@@ -63,6 +64,9 @@ type RaftMember struct {
 	ServerID string `json:"serverId"`
 	Address  string `json:"address"` // host:port of its peer port
 	Voter    bool   `json:"voter"`
+	Learner  bool   `json:"learner,omitempty"`  // stays without a vote until it is promoted
+	Client   string `json:"client,omitempty"`   // where clients reach it
+	BrokerID int64  `json:"brokerId,omitempty"` // while it does not lead
 }
 
 // AppendBody appends the status.

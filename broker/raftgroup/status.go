@@ -35,6 +35,7 @@ func (g *Group) Status() remoting.RaftStatus {
 	if err := g.standing.restrained(); err != nil {
 		s.Restrained = err.Error()
 	}
+	s.Removed = g.Removed()
 	if err := g.Err(); err != nil {
 		s.Failure = err.Error()
 	}
@@ -47,7 +48,11 @@ func (g *Group) Status() remoting.RaftStatus {
 		if err != nil {
 			addr = string(m.Address)
 		}
-		s.Members = append(s.Members, remoting.RaftMember{ServerID: string(m.ID), Address: addr, Voter: m.Suffrage == raft.Voter})
+		member := remoting.RaftMember{ServerID: string(m.ID), Address: addr, Voter: m.Suffrage == raft.Voter}
+		if d, ok := g.state.Member(nodeOf(string(m.ID))); ok && d.ServerID == string(m.ID) {
+			member.Learner, member.Client, member.BrokerID = d.Learner && !member.Voter, d.Client, d.BrokerID
+		}
+		s.Members = append(s.Members, member)
 	}
 	return s
 }

@@ -22,8 +22,8 @@ func raftCommand() *cli.Command {
 	oneGroup := &cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "broker `GROUP`, has to be given"}
 	return &cli.Command{
 		Name:  "raft",
-		Usage: "look at broker groups and move their leaders",
-		Subcommands: []*cli.Command{
+		Usage: "look at broker groups, move their leaders and change their members",
+		Subcommands: append([]*cli.Command{
 			{Name: "list-peers", Usage: "list the members of each group, and which of them can't be reached", Flags: flags, Action: raftListPeers},
 			{Name: "status", Usage: "show how each replica is", Flags: flags, Action: raftStatus},
 			{Name: "transfer-leader", Usage: "give leadership to another replica", Flags: []cli.Flag{namesrvFlag, outputFlag, oneGroup,
@@ -31,7 +31,9 @@ func raftCommand() *cli.Command {
 			{Name: "snapshot", Usage: "have each replica take a snapshot", Flags: flags, Action: raftSnapshot},
 			raftTrustCommand(),
 			raftRecoverCommand(),
-		},
+			{Name: "health", Usage: "say what is wrong with each replica, and what to do; exits with 1 if anything is", Flags: flags, Action: raftHealth},
+			raftAutopilotCommand(),
+		}, raftMemberCommands()...),
 	}
 }
 
