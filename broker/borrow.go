@@ -46,7 +46,7 @@ func (op *pullOp) borrowSubscription(ctx context.Context) {
 func (b *Broker) consumersElsewhere(ctx context.Context, group string) (ids []string) {
 	var mu sync.Mutex
 	var asked sync.WaitGroup
-	for _, addr := range b.others {
+	for _, addr := range b.others() {
 		asked.Go(func() {
 			c, err := b.consumersAt(ctx, addr, group)
 			if err != nil {

@@ -151,7 +151,7 @@ func (b *Broker) consumerList(_ *session, req *remoting.Command) {
 		}
 		r.Respond(&remoting.Command{Code: remoting.Success, Body: remoting.ConsumerList(ids).AppendBody(nil)})
 	}
-	if len(b.others) == 0 || time.Since(b.started) > borrowedFor {
+	if len(b.others()) == 0 || time.Since(b.started) > borrowedFor {
 		list(nil)
 		return
 	}
