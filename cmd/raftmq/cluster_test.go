@@ -36,6 +36,7 @@ type cluster struct {
 	peer, namesrv map[string]string
 	brokers       map[string]map[string]string   // group: node: address
 	set           []string                       // of every node
+	spares        map[string]string              // nodes with files of their own
 	net           *network                       // nil: this machine's
 	prepare       func(id string, cmd *exec.Cmd) // before a node starts; or nil
 
@@ -151,7 +152,11 @@ func (c *cluster) log(id string) string     { return filepath.Join(c.dir, id+".l
 
 // args are what starts a node.
 func (c *cluster) args(id string) []string {
-	args := []string{"server", "--config", c.config, "--node", id, "--set", "storePathRootDir=" + c.dataDir(id)}
+	config := c.config
+	if own := c.spares[id]; own != "" {
+		config = own
+	}
+	args := []string{"server", "--config", config, "--node", id, "--set", "storePathRootDir=" + c.dataDir(id)}
 	for _, kv := range c.set {
 		args = append(args, "--set", kv)
 	}
