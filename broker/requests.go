@@ -86,6 +86,7 @@ func init() {
 		remoting.GetBrokerConfig:         (*Broker).brokerConfig,
 		remoting.RaftStatusRequest:       reading((*Broker).raftStatus),
 		remoting.RaftScrubRequest:        reading((*Broker).raftScrub),
+		remoting.RaftDigestRequest:       waiting((*Broker).raftDigest),
 		remoting.RaftTransferRequest:     waiting((*Broker).raftTransfer),
 		remoting.RaftSnapshotRequest:     reading((*Broker).raftSnapshot),
 		remoting.RaftTrustRequest:        reading((*Broker).raftTrust),

@@ -4,6 +4,8 @@ import (
 	"context"
 	"strconv"
 
+	"github.com/raftmq/raftmq/broker/raftgroup"
+	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/remoting"
 )
 
@@ -20,4 +22,13 @@ func (b *Broker) raftScrub(_ context.Context, _ *session, req *remoting.Command)
 	b.group.Scrub(rate)
 	s := b.group.Status()
 	return answer{body: s.Scrub.AppendBody(nil)}, nil
+}
+
+// raftDigest answers RaftDigestRequest: all replicas take their digests.
+func (b *Broker) raftDigest(ctx context.Context, _ *session, _ *remoting.Command) (answer, error) {
+	if !b.leads() {
+		return answer{}, raftgroup.ErrNotLeader
+	}
+	_, err := b.group.Propose(ctx, fsm.TakeDigests())
+	return answer{}, err
 }

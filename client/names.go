@@ -38,6 +38,8 @@ type (
 	RaftAutopilot = remoting.RaftAutopilot
 	// RaftAutopilotConfig is what holds for changes of membership that nobody asked for.
 	RaftAutopilotConfig = remoting.RaftAutopilotConfig
+	// RaftScrub says what a replica has found that searched its disk for damage.
+	RaftScrub = remoting.RaftScrub
 )
 
 // Bits of TopicConfig.Perm and QueueData.Perm.

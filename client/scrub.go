@@ -21,3 +21,10 @@ func (a *Admin) RaftScrub(ctx context.Context, addr string, bytesPerSec int64) (
 	s := new(remoting.RaftScrub)
 	return s, s.DecodeBody(resp.Body)
 }
+
+// RaftDigest makes the leader at an address have all replicas take their digests, at one index. RaftStatus has them: the leader's at once,
+// the others' when they have applied as much.
+func (a *Admin) RaftDigest(ctx context.Context, addr string) error {
+	_, err := a.callAddr(ctx, addr, &remoting.Command{Code: remoting.RaftDigestRequest})
+	return err
+}

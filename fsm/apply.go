@@ -105,6 +105,10 @@ func (s *State) apply(e Entry) ([]Result, error) {
 	if err := s.flush(); err != nil {
 		return nil, err
 	}
+	if kind == KindDigest {
+		status, err := s.takeDigests(&r, e.Index)
+		return []Result{{Status: status}}, err
+	}
 	status, err := s.applyOther(kind, &r, e.Term)
 	if err != nil {
 		return nil, fmt.Errorf("kind %d: %w", kind, err)

@@ -59,10 +59,11 @@ const (
 	KindDropMember    Kind = 16 // it is none any more
 	KindPutAutopilot  Kind = 17 // how members get votes, and lose them, by themselves
 	KindIncident      Kind = 18 // what operators should find later
+	KindDigest        Kind = 19 // every replica takes its digests
 )
 
 // lastKind is the last of them.
-const lastKind = KindIncident
+const lastKind = KindDigest
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
 var ErrCommand = errors.New("fsm: command can't be applied")

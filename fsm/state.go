@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/raftmq/raftmq/remoting"
 	"github.com/raftmq/raftmq/storage"
@@ -75,6 +76,8 @@ type State struct {
 	hosts    []string // store hosts of the sends in the window
 	failed   error    // F6: latched
 	batch    storage.Batch
+
+	digests atomic.Pointer[Digests] // the last that were taken
 
 	mu      sync.RWMutex // guards what follows; apply writes, anyone reads
 	config  Configuration

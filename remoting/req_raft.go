@@ -10,7 +10,8 @@ const (
 	RaftStatusRequest   int32 = 30001 // answered by a RaftStatus
 	RaftTransferRequest int32 = 30002 // the leader gives leadership to the member named in field "to", or to the one best fit
 	RaftSnapshotRequest int32 = 30003 // this replica takes a snapshot
-	RaftScrubRequest    int32 = 30010 // this replica checks what is on its disk now, at field "bytesPerSec" if given; answered by its RaftScrub
+	RaftDigestRequest   int32 = 30005 // the leader has all replicas take their digests, at one index; its RaftStatus has it then
+	RaftScrubRequest    int32 = 30004 // this replica checks what is on its disk now, at field "bytesPerSec" if given; answered by its RaftScrub
 	RaftTrustRequest    int32 = 30020 // this replica, which is suspect, takes part in elections as it is
 )
 
@@ -43,6 +44,9 @@ type RaftStatus struct {
 	LeaderAddress string    `json:"leaderAddress"`
 	Fetched       int64     `json:"fetchedBytes"` // since the start, of what was missing
 	Scrub         RaftScrub `json:"scrub"`
+	DigestIndex   uint64    `json:"digestIndex,omitempty"` // where digests were taken last: of the state, and of what the files must hold
+	DigestState   string    `json:"digestState,omitempty"`
+	DigestFiles   string    `json:"digestFiles,omitempty"`
 	// Suspect: it lost power with entries unsynced, and does not vote until it has
 	// what it acknowledged again.
 	Suspect bool `json:"suspect,omitempty"`

@@ -27,6 +27,8 @@ func (g *Group) Status() remoting.RaftStatus {
 	for _, r := range g.store.Missing() {
 		s.Missing += r.End - r.Off
 	}
+	d := g.state.Digests()
+	s.DigestIndex, s.DigestState, s.DigestFiles = d.Index, d.State, d.Files
 	s.Fetched, s.Scrub = g.fetched.Load(), g.scrubStatus()
 	s.Handovers, s.LastHandover = g.handover.status()
 	if len(g.cfg.Preference) > 0 {

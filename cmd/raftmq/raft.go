@@ -29,6 +29,8 @@ func raftCommand() *cli.Command {
 			{Name: "transfer-leader", Usage: "give leadership to another replica", Flags: []cli.Flag{namesrvFlag, outputFlag, oneGroup,
 				&cli.StringFlag{Name: "to", Usage: "`NODE` or server id; without it the one best fit"}}, Action: raftTransfer},
 			{Name: "snapshot", Usage: "have each replica take a snapshot", Flags: flags, Action: raftSnapshot},
+			raftScrubCommand(),
+			raftVerifyCommand(),
 			raftTrustCommand(),
 			raftRecoverCommand(),
 			{Name: "health", Usage: "say what is wrong with each replica, and what to do; exits with 1 if anything is", Flags: flags, Action: raftHealth},

@@ -139,7 +139,7 @@ func TestNoBroker(t *testing.T) {
 	env := []string{"RAFTMQ_NAMESRV=" + free}
 	for _, line := range []string{
 		"topic list", "topic create A", "topic describe A", "topic delete A",
-		"raft status", "raft list-peers", "raft snapshot", "raft transfer-leader --group broker-a",
+		"raft status", "raft list-peers", "raft snapshot", "raft scrub", "raft verify", "raft transfer-leader --group broker-a",
 		"produce --topic A --size 1 --count 1 --timeout 1s", "consume --topic A --group g", "consume --topic A --group g --idle 10s",
 		"bench produce --duration 1s", "bench consume --duration 1s",
 	} {
