@@ -7,7 +7,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// limited is a listener that turns away connections beyond a number.
+// limited is a listener that turns away connections beyond a number, and those
+// that would take the descriptors that files need.
 type limited struct {
 	net.Listener
 	max    int
@@ -28,19 +29,22 @@ func (l *limited) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if tcp, ok := c.(*net.TCPConn); ok && l.enter() {
+		if tcp, ok := c.(*net.TCPConn); ok && l.enter(sparesFiles(tcp)) {
 			return &limitedConn{TCPConn: tcp, l: l}, nil
 		}
 		c.Close() // nothing was exchanged
 	}
 }
 
-func (l *limited) enter() bool {
+// enter counts a connection in, unless there are too many. spare says whether the
+// process has the descriptors for it.
+func (l *limited) enter(spare bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open >= l.max {
+	if l.open >= l.max || !spare {
 		if !l.full {
-			l.logger.Warn("too many connections: new ones are closed", "maxConnections", l.max)
+			l.logger.Warn("too many connections: new ones are closed", "maxConnections", l.max, "open", l.open, "descriptorsLeft", spare,
+				"todo", "if no descriptors are left, raise the limit (ulimit -n): a quarter is kept for files")
 		}
 		l.full = true
 		return false

@@ -141,6 +141,11 @@ func (c *cluster) run() *cluster {
 	c.t.Cleanup(func() {
 		c.killAll()
 		c.checkLogs()
+		for _, id := range c.ids {
+			if c.t.Failed() {
+				c.t.Logf("the end of %s's log:\n%s%s", id, grave(c.log(id)), tail(c.log(id)))
+			}
+		}
 	})
 	c.start(c.ids...)
 	c.ready()
@@ -307,6 +312,21 @@ func (c *cluster) checkLogs() {
 			}
 		}
 	}
+}
+
+// grave are the lines of a log that say why a replica stopped.
+func grave(name string) string {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err.Error()
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "this replica has stopped") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
 }
 
 // tail is the end of a log.

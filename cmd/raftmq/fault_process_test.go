@@ -131,9 +131,9 @@ const (
 func (c *cluster) heldAgain(before map[string]holdings) {
 	c.t.Helper()
 	deadline := time.Now().Add(idleTime)
-	for _, id := range c.ids {
+	for id, was := range before {
 		for {
-			was, is := before[id], c.holdings(id)
+			is := c.holdings(id)
 			if is.sockets <= was.sockets+moreSockets && is.files <= was.files+moreFiles && is.rss <= was.rss+moreMemory {
 				c.t.Logf("%s held %v, holds %v", id, was, is)
 				break
@@ -158,38 +158,4 @@ func (c *cluster) limitFiles(id string, n int) {
 	if err := unix.Prlimit(c.pid(id), unix.RLIMIT_NOFILE, &want, nil); err != nil {
 		c.t.Fatal(err)
 	}
-}
-
-// memoryGroup bounds the memory of processes together with what the page cache
-// holds for them. ok is false where no memory cgroup can be made.
-type memoryGroup struct{ dir string }
-
-func newMemoryGroup(t interface {
-	Cleanup(func())
-	Name() string
-}, bytes int64) (g memoryGroup, ok bool) {
-	for _, root := range []struct{ dir, limit string }{{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, {"/sys/fs/cgroup", "memory.max"}} {
-		g.dir = filepath.Join(root.dir, fmt.Sprintf("raftmq-test-%d-%s", os.Getpid(), t.Name()))
-		if os.Mkdir(g.dir, 0o750) != nil {
-			continue
-		}
-		if os.WriteFile(filepath.Join(g.dir, root.limit), strconv.AppendInt(nil, bytes, 10), 0o640) == nil {
-			t.Cleanup(func() {
-				// Its processes are killed by then, but perhaps not gone.
-				for range 100 {
-					if os.Remove(g.dir) == nil {
-						return
-					}
-					<-time.After(20 * time.Millisecond)
-				}
-			})
-			return g, true
-		}
-		os.Remove(g.dir) // not one for memory
-	}
-	return g, false
-}
-
-func (g memoryGroup) add(pid int) error {
-	return os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), strconv.AppendInt(nil, int64(pid), 10), 0o640)
 }

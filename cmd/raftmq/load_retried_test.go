@@ -27,10 +27,16 @@ type retried struct {
 
 	mu   sync.Mutex
 	done map[string]bool
+	// first is with how many failures each stored message came first.
+	first map[client.MessageQueue]map[int64]int
+	// redone are the failures after which a message was not sent back, but consumed
+	// again where it was: no broker could be reached.
+	redone map[string][]int32
 }
 
 func retriedTraffic(l *load) traffic {
-	r := &retried{l: l, topic: l.topic + "Retried", group: l.topic + "Failing", h: newHistory(), done: map[string]bool{}}
+	r := &retried{l: l, topic: l.topic + "Retried", group: l.topic + "Failing", h: newHistory(), done: map[string]bool{},
+		first: map[client.MessageQueue]map[int64]int{}, redone: map[string][]int32{}}
 	l.makeTopic(r.topic, kindQueues)
 	cl := l.connect(client.Config{})
 	var err error
@@ -64,11 +70,20 @@ func (r *retried) consume(_ context.Context, msgs []*client.MessageExt) error {
 	if _, err := fmt.Sscanf(id[strings.LastIndexByte(id, '-')+1:], "%d", &n); err != nil {
 		return err
 	}
-	if msgs[0].ReconsumeTimes < failuresOf(op{n: n}) {
-		return &client.ReconsumeError{DelayLevel: 1, Err: errWanted}
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	m := msgs[0]
+	if r.first[m.Queue] == nil {
+		r.first[m.Queue] = map[int64]int{}
+	}
+	if first, seen := r.first[m.Queue][m.QueueOffset]; !seen {
+		r.first[m.Queue][m.QueueOffset] = m.ReconsumeTimes
+	} else if m.ReconsumeTimes > first {
+		r.redone[id] = append(r.redone[id], int32(m.ReconsumeTimes))
+	}
+	if m.ReconsumeTimes < failuresOf(op{n: n}) {
+		return &client.ReconsumeError{DelayLevel: 1, Err: errWanted}
+	}
 	r.done[id] = true
 	return nil
 }
@@ -136,5 +151,5 @@ func (r *retried) check() []violation {
 	ops := r.h.all()
 	found := check(ops, r.l.drainAll(r.topic, kindQueues))
 	retries, dead := r.l.drainAll(remoting.RetryTopic(r.group), 1), r.l.drainAll(remoting.DLQTopic(r.group), 1)
-	return append(found, checkRetries(ops, r.done, retries, dead)...)
+	return append(found, checkRetries(ops, r.done, r.redone, retries, dead)...)
 }

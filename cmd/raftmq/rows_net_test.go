@@ -73,6 +73,16 @@ func TestBadLinks(t *testing.T) {
 	c.end()
 }
 
+// Row 23: a node comes back without its data.
+func TestWipedNode(t *testing.T) {
+	t.Parallel()
+	c := startChaos(t)
+	for range times(1, 5) {
+		c.wipe()
+	}
+	c.end()
+}
+
 // Row 15: a follower catches up over 200 kbit/s and is killed meanwhile.
 func TestSlowCatchUp(t *testing.T) {
 	t.Parallel()

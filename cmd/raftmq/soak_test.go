@@ -27,6 +27,7 @@ func (c *chaos) allFaults() []someFault {
 		{"pause all", func() { c.pauseMost(3) }},
 		{"transfer leadership", func() { c.transfers(1+c.rnd.IntN(4), 2*time.Second) }},
 		{"restart one after the other", c.restart},
+		{"wipe a node", c.wipe},
 	}
 	if c.net != nil {
 		all = append(all, []someFault{
