@@ -117,8 +117,9 @@ func (c *cluster) allHoldings() map[string]holdings {
 const (
 	// moreSockets is how many connections to peers and name servers come and go.
 	moreSockets = 20
-	// moreFiles are those that hold more messages than before.
-	moreFiles = 200
+	// moreFiles are those that hold more messages than before: two groups' queues,
+	// maxOpenFiles each, and segments.
+	moreFiles = 2*512 + 50
 	// moreMemory is what the garbage collector, indexes of more messages and a cache
 	// may have more.
 	moreMemory = 400 << 20

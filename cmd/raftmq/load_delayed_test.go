@@ -14,7 +14,7 @@ const kindQueues = 2
 // healing.
 const finishTime = 60 * time.Second
 
-// connect returns a client for the time of the test.
+// connect returns a client for the time of the load.
 func (l *load) connect(cfg client.Config) *client.Client {
 	l.t.Helper()
 	cfg.NameServers = l.c.namesrvs()
@@ -22,8 +22,18 @@ func (l *load) connect(cfg client.Config) *client.Client {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { l.disconnect(cl) })
+	l.connected = append(l.connected, cl)
+	if len(l.connected) == 1 {
+		l.t.Cleanup(l.disconnectAll)
+	}
 	return cl
+}
+
+func (l *load) disconnectAll() {
+	for _, cl := range l.connected {
+		l.disconnect(cl)
+	}
+	l.connected = nil
 }
 
 func (l *load) disconnect(cl *client.Client) {

@@ -64,12 +64,7 @@ func newMembers(l *load, turn time.Duration) *members {
 	l.t.Cleanup(func() {
 		stop()
 		m.reader.Wait()
-		for _, mb := range m.all {
-			mb.kill() // those that left and those that were killed are beyond that
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			mb.cl.Close(ctx) // it cannot commit
-			cancel()
-		}
+		m.disconnect()
 	})
 	m.reader.Go(func() { m.read(ctx) })
 	return m
@@ -233,6 +228,18 @@ func (m *members) finish() {
 		m.leave(mb)
 	}
 	m.live = nil
+	m.disconnect()
+}
+
+// disconnect ends the members' clients: no connection of theirs is left.
+func (m *members) disconnect() {
+	for _, mb := range m.all {
+		mb.kill() // those that left and those that were killed are beyond that
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		mb.cl.Close(ctx) // it cannot commit
+		cancel()
+	}
+	m.all = nil
 }
 
 // missed are the acked messages that nobody has consumed. The lock is held.

@@ -31,6 +31,8 @@ type load struct {
 	topic string
 	h     *history
 	kinds []traffic
+	// connected are the clients of the kinds.
+	connected []*client.Client
 
 	cancel context.CancelFunc
 	client *client.Client
@@ -195,6 +197,7 @@ func (l *load) check() {
 			l.t.Logf("%T: %v", k, h)
 		}
 	}
+	l.disconnectAll()
 	l.t.Logf("%s: %v; %d messages on each replica", l.topic, l.h, len(replicas[l.c.ids[0]]))
 }
 
