@@ -38,6 +38,13 @@ type RaftStatus struct {
 	Handovers    int64        `json:"handovers"`              // since the start, given away by this replica
 	LastHandover string       `json:"lastHandover,omitempty"` // to whom, and why
 	Removed      string       `json:"removed,omitempty"`      // why it is no member of the group any more
+	Fenced       string       `json:"fenced,omitempty"`       // since when and why it is kept away from its group
+	Fences       int64        `json:"fences"`                 // how often it was, since the start
+	DiskHung     string       `json:"diskHung,omitempty"`     // what on its disk does not end
+	DiskSlow     bool         `json:"diskSlow"`               // too slow to lead, if another one is faster
+	StoreTime    int64        `json:"storeTimeMs"`            // that entries take to be stored, of late
+	NoRoom       string       `json:"noRoom,omitempty"`       // why it takes no messages for want of room
+	ReadErrors   int64        `json:"readErrors"`             // pulls that could not be answered for an error of the disk
 	Members      []RaftMember `json:"members"`
 	// LeaderAddress is where clients reach the leader; "" also while it does not
 	// serve yet.

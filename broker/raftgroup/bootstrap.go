@@ -52,6 +52,10 @@ type replicaState struct {
 	LostTerm   uint64 `json:"lostTerm,omitempty"`
 	// Stands: it may stand for election.
 	Stands bool `json:"stands"`
+	// How its disk is, see fitness and fence.
+	Fenced    string `json:"fenced,omitempty"`
+	Slow      bool   `json:"slow,omitempty"`
+	StoreTime int64  `json:"storeTime"` // ms that entries take to be stored, of late
 }
 
 // bootstrap brings a replica without any state into the group. One node makes
@@ -143,10 +147,12 @@ func (g *Group) describe() replicaState {
 	applied, _ := g.progress.get()
 	suspect, _ := g.suspicion.get()
 	lost := g.shortcut.sees()
+	f := g.fitness.get()
 	s := replicaState{
 		ServerID: string(g.id), Address: g.cfg.Port.Addr().String(),
 		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
-		Applied: applied, Complete: g.store.Complete(), Room: g.store.Room() == nil,
+		Applied: applied, Complete: g.store.Complete(), Room: f.room,
+		Fenced: g.Fenced(), Slow: f.slow, StoreTime: f.average.Milliseconds(),
 		OperatorTerm: g.handover.operatorTerm(),
 		Voters:       g.voters(), LogEnd: g.logEnd(), Suspect: suspect,
 		LostLeader: string(lost.leader), LostTerm: lost.term, Stands: g.stands(),

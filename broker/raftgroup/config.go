@@ -63,6 +63,11 @@ type Config struct {
 	// back to the first once it has been fit for BalanceAfter.
 	Preference   []string
 	BalanceAfter time.Duration // 10 s; negative: it stays where it is
+	DiskHang     time.Duration // an operation that takes longer fences the replica, 1 s
+	DiskSlow     time.Duration // if entries take longer to store the replica should not lead, 200 ms
+	// Full says why the node takes no messages for want of room, besides what the
+	// store says. May be nil.
+	Full func() error
 
 	Storage storage.Options // FS, Dir and what the group sets itself excepted
 	Logger  hclog.Logger
@@ -86,6 +91,8 @@ type Events struct {
 	Changed func()
 	// Failed: the replica has stopped for good. Reads of what it holds go on.
 	Failed func(error)
+	// Fenced: the replica was fenced because its disk hangs, or is no more.
+	Fenced func()
 }
 
 // Leadership says who leads a group.
@@ -118,6 +125,8 @@ func (c *Config) validate() error {
 	setDefault(&c.ScrubInterval, 24*time.Hour)
 	setDefault(&c.BalanceAfter, 10*time.Second)
 	setDefault(&c.PromoteAfter, 10*time.Second)
+	setDefault(&c.DiskHang, time.Second)
+	setDefault(&c.DiskSlow, 200*time.Millisecond)
 	if c.FS == nil {
 		c.FS = disk.OS()
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/raftmq/raftmq/fsm"
 	"github.com/raftmq/raftmq/storage"
+	"github.com/raftmq/raftmq/storage/disk"
 	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
@@ -30,6 +31,7 @@ type Group struct {
 	log    *raftlog.Log
 	stable *raftlog.Stable
 	snaps  *raftlog.Snapshots
+	disk   *disk.Watch
 	store  *storage.Store
 	state  *fsm.State
 	clock  logClock
@@ -49,6 +51,8 @@ type Group struct {
 	removed    atomic.Pointer[string]
 	said       said
 	pilot      atomic.Pointer[pilot] // while this replica leads
+	fence      fence
+	fitness    fitness
 	// What applied has told of; for raft's applying goroutine.
 	leaderTerm   uint64
 	tableChanges int64
@@ -67,6 +71,8 @@ type Group struct {
 	serving sync.WaitGroup // peers' requests
 	once    sync.Once
 	closed  error
+
+	directing sync.Mutex // see direct
 }
 
 // Open opens this node's replica of a group, or makes it. It does not wait for a
@@ -82,6 +88,10 @@ func Open(cfg Config) (_ *Group, err error) {
 	}
 	g.changing = make(changing, 1)
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
+	g.disk = disk.NewWatch(cfg.FS)
+	g.cfg.FS = g.disk
+	g.fitness.init(cfg.DiskSlow)
+	g.fence.probes.init(g.disk, cfg.Dir)
 	g.leadership.Store(&Leadership{})
 	g.progress.init()
 	g.scrub.init()
@@ -207,8 +217,11 @@ func (g *Group) start(l *life) {
 	g.tableChanges = g.state.TableChanges()
 	// From here on raft's goroutines, which run already, find all they need.
 	close(l.ready)
-	cfg.Port.register(cfg.Name, portGroup{serverID: string(g.id), serve: g.serve})
+	g.direct(portGroup{serverID: string(g.id), serve: g.serve})
 	g.done.Go(g.watchFailures)
+	g.done.Go(g.watchDisk)
+	g.done.Go(g.probes)
+	g.done.Go(g.watchFitness)
 	g.done.Go(g.snapshots)
 	g.done.Go(g.catchUp)
 	g.done.Go(g.scrubs)
@@ -313,7 +326,7 @@ func (g *Group) fail(err error) {
 	}
 	g.logger.Error("this replica has stopped; its peers go on without it", "error", err,
 		"todo", "mend what the error names, then restart the node")
-	g.cfg.Port.register(g.cfg.Name, portGroup{})
+	g.direct(portGroup{})
 	g.proposer.refuse(fmt.Errorf("%w: %w", ErrClosed, err))
 	g.life.Load().halt()
 	g.abdicate()
@@ -369,7 +382,7 @@ func (g *Group) Close() error {
 		g.cancel(ErrClosed)
 		l := g.life.Load()
 		g.opening.Unlock()
-		g.cfg.Port.register(g.cfg.Name, portGroup{})
+		g.direct(portGroup{})
 		g.abdicate()
 		err := l.stop()
 		g.proposer.close()

@@ -20,23 +20,29 @@ import (
 func (l *life) watchLeadership(observed <-chan raft.Observation) {
 	stop := func() {}
 	defer func() { stop() }()
+	begin := func(leads bool) {
+		stop()
+		// Also if it leads: raft tells only the last of several changes, and
+		// what was true of an earlier term is not of this one.
+		l.g.abdicate()
+		if !leads {
+			return
+		}
+		ctx, cancel := context.WithCancel(l.ctx)
+		stop = cancel
+		l.done.Go(func() {
+			if l.beginTerm(ctx) {
+				l.g.manage(ctx)
+			}
+		})
+	}
 	for {
 		select {
 		case leads := <-l.raft.LeaderCh():
-			stop()
-			// Also if it leads: raft tells only the last of several changes, and
-			// what was true of an earlier term is not of this one.
-			l.g.abdicate()
-			if !leads {
-				continue
-			}
-			ctx, cancel := context.WithCancel(l.ctx)
-			stop = cancel
-			l.done.Go(func() {
-				if l.beginTerm(ctx) {
-					l.g.manage(ctx)
-				}
-			})
+			begin(leads)
+		case <-l.again:
+			begin(l.raft.State() == raft.Leader)
+			l.g.learnLeader()
 		case <-observed:
 			l.g.learnLeader()
 		case <-l.ctx.Done():
@@ -86,7 +92,7 @@ func (g *Group) tryBeginTerm(ctx context.Context, term uint64) error {
 // leads says whether raft leads in this term, as it believes.
 func (g *Group) leads(term uint64) bool {
 	r := g.raft()
-	return g.failure.Load() == nil && r.State() == raft.Leader && r.CurrentTerm() == term
+	return g.failure.Load() == nil && !g.isFenced() && r.State() == raft.Leader && r.CurrentTerm() == term
 }
 
 // leaderless is how long this replica has not heard of a leader.

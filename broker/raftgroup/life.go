@@ -32,6 +32,7 @@ type life struct {
 	gate  *heartbeatGate
 	begun time.Time
 	ready chan struct{} // closed when the fields are set and raft runs
+	again chan struct{} // has something when the replica may lead that was fenced
 
 	ctx      context.Context // ends when the life does
 	cancel   context.CancelFunc
@@ -47,9 +48,10 @@ type life struct {
 // is applied already is passed over.
 func (g *Group) begin(again bool) (l *life, err error) {
 	cfg := &g.cfg
-	l = &life{g: g, gate: &heartbeatGate{}, begun: time.Now(), ready: make(chan struct{})}
+	l = &life{g: g, gate: &heartbeatGate{}, begun: time.Now(), ready: make(chan struct{}), again: make(chan struct{}, 1)}
 	l.ctx, l.cancel = context.WithCancel(g.ctx)
 	l.layer = newStreamLayer(l.ctx, cfg.Port, cfg.Name, g.id, peerAddress(g.id, g.peerAddress()))
+	l.layer.off = g.isFenced()
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: l.layer, MaxPool: 4, MaxRPCsInFlight: maxInFlight, Timeout: rpcTimeout, Logger: g.logger.Named("transport"),
 	})
@@ -91,8 +93,8 @@ func (l *life) newRaft(conf *raft.Config) (err error) {
 			err = fmt.Errorf("raft can't start: %v", r)
 		}
 	}()
-	log := &logStore{Log: l.g.log, snaps: l.g.snaps, halt: l.fail, lost: l.g.entryLost, guard: l.g.cfg.guard}
-	stable := &stableStore{StableStore: l.g.stable, gate: l.gate, halt: l.fail}
+	log := &logStore{Log: l.g.log, snaps: l.g.snaps, halt: l.fail, lost: l.g.entryLost, stored: l.g.fitness.stored, guard: l.g.cfg.guard}
+	stable := &stableStore{StableStore: l.g.stable, gate: l.gate, halt: l.fail, note: l.g.noteStable}
 	l.raft, err = raft.NewRaft(conf, &machine{l.g, l}, log, stable, l.g.snaps, l.trans)
 	return err
 }

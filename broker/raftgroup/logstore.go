@@ -3,11 +3,14 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"path"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/raftmq/raftmq/storage/disk"
 	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
@@ -30,8 +33,10 @@ type logStore struct {
 	// halt stops the replica for good, if raft has started.
 	halt func(error) bool
 	// lost says whether raft can do without an entry that can't be read.
-	lost  func(index uint64, err error) bool
-	guard guards
+	lost func(index uint64, err error) bool
+	// stored is told how long it took to store entries.
+	stored func(time.Duration)
+	guard  guards
 }
 
 // GetLog implements raft.LogStore.
@@ -80,7 +85,10 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 			return fmt.Errorf("%w: entry %d after the snapshot's entry %d", raftlog.ErrGap, logs[0].Index, next-1)
 		}
 	}
-	return s.Log.StoreLogs(logs)
+	begin := time.Now()
+	err := s.Log.StoreLogs(logs)
+	s.stored(time.Since(begin))
+	return err
 }
 
 // newest is the newest snapshot; nil if there is none.
@@ -99,6 +107,18 @@ type stableStore struct {
 	raft.StableStore
 	gate *heartbeatGate
 	halt func(error) bool
+	// note notes a write, which goes past the watch over the disk, until it ends.
+	note func() (end func())
+}
+
+func (g *Group) noteStable() (end func()) {
+	return g.disk.Note(disk.OpSync, raftlog.LabelStable, path.Join(g.cfg.Dir, "raft", "stable.db"))
+}
+
+// Set implements raft.StableStore.
+func (s *stableStore) Set(key, val []byte) error {
+	defer s.note()()
+	return s.StableStore.Set(key, val)
 }
 
 // keyCurrentTerm is raft's name for the current term in its stable store.
@@ -106,6 +126,7 @@ const keyCurrentTerm = "CurrentTerm"
 
 // SetUint64 implements raft.StableStore.
 func (s *stableStore) SetUint64(key []byte, val uint64) error {
+	defer s.note()()
 	if string(key) != keyCurrentTerm {
 		return s.StableStore.SetUint64(key, val)
 	}

@@ -44,6 +44,9 @@ type portGroup struct {
 	serverID string
 	// serve takes over the connection and closes it, or has it closed.
 	serve func(hello, net.Conn)
+	// refuse is why there is nothing for a peer here but answers to its questions;
+	// nil if there is.
+	refuse error
 }
 
 // PortConfig is what a Port needs.
@@ -236,6 +239,8 @@ func (p *Port) check(h hello) (portGroup, error) {
 	case h.To == "" && h.Kind == streamState:
 	case h.To != g.serverID && !mutant.On("incarnation"):
 		return g, fmt.Errorf("this replica of group %q is %s, not %q: its data directory is another one", h.Group, g.serverID, h.To)
+	case g.refuse != nil && h.Kind != streamState:
+		return g, g.refuse
 	}
 	switch h.Kind {
 	case streamRaft, streamFetch, streamState, streamRejoin, streamClock, streamJoin:

@@ -319,16 +319,36 @@ func (p *proposer) refuse(err error) {
 	if p.closed == nil {
 		p.closed = err
 	}
+	unsent := p.takeUnsent()
+	p.mu.Unlock()
+	for _, b := range unsent {
+		p.tell(b, nil, err)
+	}
+}
+
+// interrupt refuses, with the one error, what was not given to raft yet, and ends
+// the wait for what was with the other, which is unknown.
+func (p *proposer) interrupt(refusal, unknown error) {
+	p.mu.Lock()
+	unsent := p.takeUnsent()
+	for b := range p.inflight {
+		b.expire(unknown)
+	}
+	p.mu.Unlock()
+	for _, b := range unsent {
+		p.tell(b, nil, refusal)
+	}
+}
+
+// takeUnsent takes what was not given to raft off the books. The lock is held.
+func (p *proposer) takeUnsent() []*batch {
 	p.seal()
 	unsent := p.sealed
 	p.sealed = nil
 	for _, b := range unsent {
 		p.bytes -= b.size
 	}
-	p.mu.Unlock()
-	for _, b := range unsent {
-		p.tell(b, nil, err)
-	}
+	return unsent
 }
 
 // close refuses further sends, ends the wait for those that are with raft, and

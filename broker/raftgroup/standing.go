@@ -84,6 +84,19 @@ func (s *standing) reaches(term, index uint64) error {
 	return nil
 }
 
+// set restrains a replica for a reason, or lifts that.
+func (s *standing) set(reason string, b bar, barred bool) {
+	s.mu.Lock()
+	_, is := s.bars[reason]
+	s.mu.Unlock()
+	switch {
+	case barred && !is:
+		s.restrain(reason, b)
+	case !barred && is:
+		s.lift(reason)
+	}
+}
+
 // mayVote is nil, or says what keeps the replica from voting.
 func (s *standing) mayVote() error {
 	return s.barred(func(b bar) bool { return b == noVote })

@@ -38,6 +38,11 @@ func (g *Group) Status() remoting.RaftStatus {
 		s.Restrained = err.Error()
 	}
 	s.Removed = g.Removed()
+	f := g.fitness.get()
+	s.Fenced, s.Fences, s.DiskSlow, s.NoRoom, s.StoreTime = g.Fenced(), g.fence.count.Load(), f.slow, f.noRoom, f.average.Milliseconds()
+	if h := g.fence.hung.Load(); h != nil {
+		s.DiskHung = h.String()
+	}
 	if err := g.Err(); err != nil {
 		s.Failure = err.Error()
 	}

@@ -3,7 +3,9 @@ package raftgroup
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +44,7 @@ type streamLayer struct {
 
 	mu    sync.Mutex
 	conns map[*layerConn]struct{} // nil once they were cut
+	off   bool                    // there are to be none for now, see fence
 }
 
 func newStreamLayer(ctx context.Context, port *Port, group string, self raft.ServerID, addr raft.ServerAddress) *streamLayer {
@@ -75,7 +78,7 @@ func (l *streamLayer) own(c net.Conn, peer raft.ServerID, dialled bool) (net.Con
 	lc := &layerConn{progressConn: progressConn{Conn: c, fixed: l.port.fixedDeadlines}, layer: l, peer: peer, dialled: dialled}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.conns == nil {
+	if l.conns == nil || l.off {
 		c.Close()
 		return nil, net.ErrClosed
 	}
@@ -105,6 +108,26 @@ func (l *streamLayer) cut() {
 	l.mu.Unlock()
 	for c := range conns {
 		c.progressConn.Close() // who uses it will notice
+	}
+}
+
+// fence closes every connection and lets no new one come to be, until it is lifted.
+func (l *streamLayer) fence(off bool) {
+	l.mu.Lock()
+	l.off = off
+	l.mu.Unlock()
+	if off {
+		l.sever()
+	}
+}
+
+// sever closes every connection.
+func (l *streamLayer) sever() {
+	l.mu.Lock()
+	conns := slices.Collect(maps.Keys(l.conns))
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.Close() // who uses it will notice
 	}
 }
 
@@ -146,6 +169,12 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	id, hostport, err := splitAddress(address)
 	if err != nil {
 		return nil, err
+	}
+	l.mu.Lock()
+	off := l.off
+	l.mu.Unlock()
+	if off {
+		return nil, net.ErrClosed
 	}
 	c, err := l.port.connect(l.ctx, hostport, hello{
 		Kind: streamRaft, Group: l.group, From: string(l.self), To: string(id),

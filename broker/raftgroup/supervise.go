@@ -52,7 +52,7 @@ func (g *Group) lost() (lost, bool) {
 	if err != nil || believed <= last {
 		return lost{}, false
 	}
-	if _, busy := g.log.Pending(); busy {
+	if _, busy := g.log.Pending(); busy || g.isFenced() {
 		return lost{}, false // it is being changed, and may be right in a moment
 	}
 	l := lost{believed: believed, last: last, snapshot: g.lastSnapshot()}
