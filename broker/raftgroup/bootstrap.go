@@ -151,7 +151,7 @@ func (g *Group) describe() replicaState {
 	s := replicaState{
 		ServerID: string(g.id), Address: g.cfg.Port.Addr().String(),
 		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
-		Applied: applied, Complete: g.store.Complete(), Room: f.room,
+		Applied: applied, Complete: g.store.Complete(), Room: f.room && g.room() == nil,
 		Fenced: g.Fenced(), Slow: f.slow, StoreTime: f.average.Milliseconds(),
 		OperatorTerm: g.handover.operatorTerm(),
 		Voters:       g.voters(), LogEnd: g.logEnd(), Suspect: suspect,
