@@ -155,6 +155,9 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 		BalanceAfter:    time.Duration(cfg.LeaderBalanceDelay),
 		ScrubRate:       int64(cfg.ScrubBytesPerSec),
 		ScrubInterval:   time.Duration(cfg.ScrubInterval),
+		DiskHang:        time.Duration(cfg.DiskHangTimeout),
+		DiskSlow:        time.Duration(cfg.DiskSlowTime),
+		Full:            b.leading.retain.refuses,
 		Storage: storage.Options{
 			MaxOpenFiles: cfg.MaxOpenFiles, HotBytes: int64(cfg.AccessMessageInMemory), Reserve: int64(cfg.DiskReserve),
 		},
@@ -165,6 +168,7 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 			Appended:   b.appended,
 			Changed:    func() { b.names.wake(); b.holds.changed() },
 			Failed:     func(error) { b.names.wake() },
+			Fenced:     func() { b.names.wake() },
 		},
 	}
 	if !*cfg.LeaderBalance {

@@ -44,6 +44,8 @@ type Config struct {
 	RaftSnapshotBytes       ByteSize `yaml:"raftSnapshotBytes"`        // 512 MiB of raft log between snapshots
 	RaftTrailingBytes       ByteSize `yaml:"raftTrailingBytes"`        // 64 MiB of raft log kept behind one
 	DiskReserve             ByteSize `yaml:"diskReserve"`              // 256 MiB: with less free, writes are refused
+	DiskHangTimeout         Duration `yaml:"diskHangTimeout"`          // 1s: a replica whose disk does not answer for as long is fenced
+	DiskSlowTime            Duration `yaml:"diskSlowTime"`             // 200ms: a leader that takes as long to store an entry hands over
 	MaxOpenFiles            int      `yaml:"maxOpenFiles"`             // 512, for queues, per group
 
 	// Replication.
@@ -153,6 +155,8 @@ func (c *Config) setDefaults() {
 	orDefault(&c.RaftSnapshotBytes, 512<<20)
 	orDefault(&c.RaftTrailingBytes, 64<<20)
 	orDefault(&c.DiskReserve, 256<<20)
+	orDefault(&c.DiskHangTimeout, Duration(time.Second))
+	orDefault(&c.DiskSlowTime, Duration(200*time.Millisecond))
 	orDefault(&c.MaxOpenFiles, 512)
 	orDefault(&c.ElectionTimeout, Duration(300*time.Millisecond))
 	orDefault(&c.SyncFlushTimeout, Duration(5*time.Second))

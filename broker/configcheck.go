@@ -202,6 +202,8 @@ func (c *Config) validateLimits() error {
 		count("maxBlockingRequests", c.MaxBlockingRequests, 1, 1<<16),
 		span("electionTimeout", c.ElectionTimeout, 50*time.Millisecond, time.Minute),
 		span("syncFlushTimeout", c.SyncFlushTimeout, time.Millisecond, time.Minute),
+		span("diskHangTimeout", c.DiskHangTimeout, 100*time.Millisecond, time.Hour),
+		span("diskSlowTime", c.DiskSlowTime, time.Millisecond, time.Hour),
 		span("slaveTimeout", c.SlaveTimeout, time.Millisecond, time.Minute),
 		count("transactionCheckMax", c.TransactionCheckMax, 1, 10_000),
 		span("transactionTimeOut", c.TransactionTimeout, time.Millisecond, 24*time.Hour),

@@ -11,8 +11,9 @@ type counters struct {
 	put        rate // messages stored
 	putFailed  atomic.Int64
 	putUnknown atomic.Int64
-	get        rate // messages pulled
-	getMiss    rate // pulls that found nothing
+	readErrors atomic.Int64 // pulls that met an error of the disk
+	get        rate         // messages pulled
+	getMiss    rate         // pulls that found nothing
 }
 
 // rate is a count and how fast it grows.

@@ -125,11 +125,22 @@ func (op *pullOp) missing(err error, r queueRange) {
 		op.refuse(b.noTopic(op.h.Topic))
 	case errors.Is(err, storage.ErrClosed):
 		op.refuse(errClosing)
+	case errors.Is(err, errHungDisk):
+		op.elsewhere(r)
 	default:
+		b.counters.readErrors.Add(1)
 		b.logger.Error("a pull can't be answered", "queue", op.queue, "offset", op.next, "error", err)
+		if b.replicas() > 1 {
+			op.elsewhere(r) // the others have it as well
+			return
+		}
 		op.refuse(err)
 	}
 }
+
+// errHungDisk is why a replica that is fenced reads nothing that may not be in
+// memory: whoever waits for its disk waits in vain, and keeps others waiting.
+var errHungDisk = errors.New("the disk hangs")
 
 var errClosing = remoting.Errorf(remoting.ServiceNotAvailable, "this replica is closing")
 
@@ -204,7 +215,10 @@ func (op *pullOp) deliver(p *pulled, next int64, r queueRange) {
 		op.refuse(err)
 		return
 	}
-	read, err := p.read(b.group.Store())
+	read, err := 0, errHungDisk
+	if !p.cold || b.group.Fenced() == "" {
+		read, err = p.read(b.group.Store())
+	}
 	if read < len(p.picked) { // what follows is for the next pull
 		next = p.picked[read].offset
 	}

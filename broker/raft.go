@@ -11,6 +11,7 @@ import (
 // raftStatus answers RaftStatusRequest.
 func (b *Broker) raftStatus(context.Context, *session, *remoting.Command) (answer, error) {
 	s := b.group.Status()
+	s.ReadErrors = b.counters.readErrors.Load()
 	return answer{body: s.AppendBody(nil)}, nil
 }
 

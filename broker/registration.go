@@ -15,7 +15,7 @@ type registration struct {
 	poke chan struct{}
 
 	mu        sync.Mutex
-	registrar *namesrv.Registrar // nil after leave, and while this replica is no member
+	registrar *namesrv.Registrar // nil after leave, and while this replica is no member or fenced
 	left      bool
 }
 
@@ -77,15 +77,17 @@ func (r *registration) update() {
 }
 
 // unregisterTimeout bounds how long name servers may take to forget a replica that
-// was removed.
+// was removed, or is fenced.
 const unregisterTimeout = 5 * time.Second
 
 // member says whether the name servers are to know this replica. They forget one
-// that was removed, and it comes back when it is taken in again. The lock is held.
+// that was removed, or is fenced, and it comes back when it is taken in again. The
+// lock is held.
 func (r *registration) member() bool {
 	b := r.b
-	if !b.listed() {
-		if b.group.Removed() != "" && r.registrar != nil {
+	fenced := b.group.Fenced() != ""
+	if fenced || !b.listed() {
+		if (fenced || b.group.Removed() != "") && r.registrar != nil {
 			ctx, cancel := context.WithTimeout(b.ctx, unregisterTimeout)
 			defer cancel()
 			r.registrar.Close(ctx)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,6 +70,16 @@ func (r *retention) watchDisk() {
 		r.b.logger.Info("the disk has room again: writes are taken", "used %", int(r.usage))
 	}
 }
+
+// refuses is nil, or says that the disk is too full for messages.
+func (r *retention) refuses() error {
+	if r.full.Load() {
+		return errDiskWarning
+	}
+	return nil
+}
+
+var errDiskWarning = errors.New("the disk is fuller than diskSpaceWarningLevelRatio")
 
 // trim forgets segments that have been kept for fileReservedTime, in the hours
 // of deleteWhen or if the disk is fuller than diskMaxUsedSpaceRatio; and the

@@ -227,16 +227,24 @@ func (g *Group) resign(l *life) {
 	if err != nil {
 		return
 	}
-	cut := time.AfterFunc(resignTimeout, func() { l.layer.sever() })
-	defer cut.Stop()
-	for _, s := range l.trans.contacts.best(servers, g.id, l.raft.CurrentTerm()) {
-		req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.id), Addr: l.trans.EncodePeer(g.id, l.layer.addr),
-		}}
-		if err := l.trans.TimeoutNow(s.ID, s.Address, req, &raft.TimeoutNowResponse{}); err == nil {
-			g.logger.Info("asked a follower to take over", "follower", s.ID)
-			return
+	done := make(chan struct{})
+	g.done.Go(func() {
+		defer close(done)
+		for _, s := range l.trans.contacts.best(servers, g.id, l.raft.CurrentTerm()) {
+			req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+				ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.id), Addr: l.trans.EncodePeer(g.id, l.layer.addr),
+			}}
+			if err := l.trans.NetworkTransport.TimeoutNow(s.ID, s.Address, req, &raft.TimeoutNowResponse{}); err == nil {
+				g.logger.Info("asked a follower to take over", "follower", s.ID)
+				return
+			}
 		}
+	})
+	limit := time.NewTimer(resignTimeout)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
 	}
 }
 

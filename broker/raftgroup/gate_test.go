@@ -48,7 +48,7 @@ func TestGatePasses(t *testing.T) {
 func TestGateHoldsUpARaise(t *testing.T) {
 	mem := newMemStable()
 	var gate heartbeatGate
-	s := &stableStore{StableStore: mem, gate: &gate, halt: func(error) bool { return false }}
+	s := &stableStore{StableStore: mem, gate: &gate, note: noNote, halt: func(error) bool { return false }}
 	set := func(term uint64) {
 		if err := s.SetUint64([]byte(keyCurrentTerm), term); err != nil {
 			t.Error(err)

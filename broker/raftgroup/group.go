@@ -328,7 +328,7 @@ func (g *Group) fail(err error) {
 		"todo", "mend what the error names, then restart the node")
 	g.direct(portGroup{})
 	g.proposer.refuse(fmt.Errorf("%w: %w", ErrClosed, err))
-	g.life.Load().halt()
+	g.life.Load().resign()
 	g.abdicate()
 	if f := g.cfg.Events.Failed; f != nil {
 		f(err)

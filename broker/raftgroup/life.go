@@ -128,6 +128,23 @@ func (l *life) halt() {
 	})
 }
 
+// resign is halt for a replica that may lead: its followers are to have another
+// leader at once, and one of them is asked to be it before the connections go. raft
+// itself has been told to stop.
+func (l *life) resign() {
+	l.once.Do(func() {
+		led := l.raft.State() == raft.Leader || l.g.leadership.Load().Self // it may have stepped down for the failure
+		l.shutdown = l.raft.Shutdown()
+		l.done.Go(func() {
+			if led {
+				l.g.resign(l)
+			}
+			l.cancel()
+			l.layer.cut()
+		})
+	})
+}
+
 // stop ends the life: nothing of it runs when it returns.
 func (l *life) stop() error {
 	l.halt()

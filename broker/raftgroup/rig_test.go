@@ -50,7 +50,7 @@ func newRawRaft(t *testing.T, c *testCluster, log raft.LogStore, stable raft.Sta
 	conf.Logger = c.logger
 	halted := false
 	var err error
-	s := &stableStore{StableStore: stable, gate: gate, halt: func(error) bool { halted = true; return true }}
+	s := &stableStore{StableStore: stable, gate: gate, note: noNote, halt: func(error) bool { halted = true; return true }}
 	if r.Raft, err = raft.NewRaft(conf, nullFSM{}, log, s, raft.NewDiscardSnapshotStore(), r.trans); err != nil {
 		t.Fatal(err)
 	}
@@ -94,3 +94,6 @@ func peersOf(servers ...raft.Server) *raft.Log {
 	}
 	return &raft.Log{Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: servers})}
 }
+
+// noNote notes nothing of a write.
+func noNote() func() { return func() {} }
