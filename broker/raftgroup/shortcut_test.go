@@ -207,7 +207,9 @@ func TestShortcutNotOnAPowerLoss(t *testing.T) {
 func TestShortcutNotOnAHelloThatIsRefused(t *testing.T) {
 	shortcutCase{off: shortcutGuards{anyError: true},
 		fault: func(c *testCluster, leader *testNode, others []*testNode) []*testNode {
-			leader.group().fail(errInjected)
+			g := leader.group() // as one that is fenced: see fence
+			g.direct(portGroup{serverID: string(g.id), serve: g.serve, refuse: errInjected})
+			g.life.Load().layer.fence(true)
 			return others
 		}}.run(t)
 }
