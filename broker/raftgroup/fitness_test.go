@@ -52,10 +52,14 @@ func (c *testCluster) load(d time.Duration) (acked int, slowest time.Duration) {
 
 func (c *testCluster) term() uint64 { return c.leader().group().Leadership().Term }
 
+// oneSegment has a log that needs no second segment, and no snapshot: a goroutine
+// that waits for a lock until another one's sync has slept stops fake time.
+func oneSegment(c *Config) { c.RaftSegmentSize, c.SnapshotBytes = 8<<20, 1<<30 }
+
 // Row 19: a follower whose syncs take 200 ms does not hold the others up, however
 // far it falls behind, and does not make the leader keep what it has yet to get.
 func TestSlowFollower(t *testing.T) {
-	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+	inCluster(t, 3, oneSegment, func(t *testing.T, c *testCluster) {
 		c.createTopic("T", 1)
 		c.settle()
 		leader, slow := c.leader(), c.followers()[0]
@@ -80,7 +84,7 @@ func TestSlowFollower(t *testing.T) {
 // Row 19: a leader whose syncs take long hands over, once, to one whose do not; and
 // may lead again when they do not any more.
 func TestSlowLeader(t *testing.T) {
-	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+	inCluster(t, 3, oneSegment, func(t *testing.T, c *testCluster) {
 		c.createTopic("T", 1)
 		c.settle()
 		old, term := c.leader(), c.term()
@@ -113,7 +117,7 @@ func TestSlowLeader(t *testing.T) {
 
 // When all disks are slow, nothing is better elsewhere: the leader stays.
 func TestAllSlow(t *testing.T) {
-	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+	inCluster(t, 3, oneSegment, func(t *testing.T, c *testCluster) {
 		c.createTopic("T", 1)
 		c.settle()
 		leader, term := c.leader(), c.term()

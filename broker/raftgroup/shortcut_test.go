@@ -207,9 +207,15 @@ func TestShortcutNotOnAPowerLoss(t *testing.T) {
 func TestShortcutNotOnAHelloThatIsRefused(t *testing.T) {
 	shortcutCase{off: shortcutGuards{anyError: true},
 		fault: func(c *testCluster, leader *testNode, others []*testNode) []*testNode {
-			g := leader.group() // as one that is fenced: see fence
-			g.direct(portGroup{serverID: string(g.id), serve: g.serve, refuse: errInjected})
-			g.life.Load().layer.fence(true)
+			// Not by its failure, of which it would tell.
+			g := leader.group()
+			l := g.life.Load()
+			g.direct(portGroup{})
+			l.layer.fence(true)
+			time.AfterFunc(time.Second, func() {
+				l.layer.fence(false)
+				g.direct(portGroup{serverID: string(g.id), serve: g.serve})
+			})
 			return others
 		}}.run(t)
 }
