@@ -86,6 +86,37 @@ func TestGuardSnapshotNewerThanLog(t *testing.T) {
 	})
 }
 
+// A leader that has gone back further than this replica's log goes, as it does
+// while it is refused for want of room: what the snapshot has is not asked for
+// again.
+func TestGuardForgottenEntries(t *testing.T) {
+	bothWays(t, guards{noForgotten: true}, func(t *testing.T, g guards, guarded bool) {
+		c, n, p2, _, conf := alone(t, func(c *Config) { c.guard = g; c.Election, c.TrailingBytes = time.Hour, 1 })
+		defer c.stop()
+		p2.append(t, n, 1, 0, 0, 4, conf, put("a"), put("b"), put("c"))
+		n.applied(4)
+		if err := n.group().Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+		p2.append(t, n, 1, 4, 1, 4, put("d"))
+		ok := p2.append(t, n, 1, 1, 1, 5, put("a"), put("b"), put("c"), put("d"), put("e")).Success
+		if ok != guarded {
+			t.Fatalf("entries from before the snapshot on were taken: %v", ok)
+		}
+		if !guarded {
+			return
+		}
+		// Also where it has nothing behind it, and where it begins with the first entry.
+		if !p2.append(t, n, 1, 1, 1, 5, put("a")).Success || !p2.append(t, n, 1, 0, 0, 5, conf).Success {
+			t.Fatal("what the snapshot has was refused")
+		}
+		p2.append(t, n, 1, 6, 1, 6)
+		if !n.applied(6) || !n.hasTopic("d") || !n.hasTopic("e") || n.lastIndex() != 6 {
+			t.Fatalf("it has not gone on: last index %d", n.lastIndex())
+		}
+	})
+}
+
 // Installing a snapshot that an uncommitted tail passes empties the log, while
 // raft goes on believing in the tail: it refuses all that follows (issue 697).
 func TestGuardSupervisor(t *testing.T) {

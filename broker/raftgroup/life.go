@@ -55,7 +55,7 @@ func (g *Group) begin(again bool) (l *life, err error) {
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: l.layer, MaxPool: 4, MaxRPCsInFlight: maxInFlight, Timeout: rpcTimeout, Logger: g.logger.Named("transport"),
 	})
-	l.trans = newTransport(inner, l.gate, g.holds, &g.standing, cfg.guard)
+	l.trans = newTransport(inner, l.gate, g.holds, g.forgotten, &g.standing, cfg.guard)
 	conf := raft.DefaultConfig()
 	conf.LocalID = g.id
 	conf.HeartbeatTimeout, conf.ElectionTimeout = cfg.Election, cfg.Election

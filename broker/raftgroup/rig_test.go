@@ -42,7 +42,7 @@ func newRawRaft(t *testing.T, c *testCluster, log raft.LogStore, stable raft.Sta
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: layer, MaxPool: 4, MaxRPCsInFlight: maxInFlight, Timeout: rpcTimeout, Logger: c.logger,
 	})
-	r.trans = newTransport(inner, gate, func(uint64, uint64) bool { return false }, &standing{}, g)
+	r.trans = newTransport(inner, gate, func(uint64, uint64) bool { return false }, func(uint64) (uint64, uint64) { return 0, 0 }, &standing{}, g)
 	conf := raft.DefaultConfig()
 	conf.LocalID = r.id
 	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = election, election, election

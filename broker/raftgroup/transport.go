@@ -33,6 +33,7 @@ const maxAppendBytes = 4 << 20
 //   - Held snapshots: one that ends where the log or the state has been already
 //     is answered, not installed: installing it would empty the log, and with it
 //     take back what was acknowledged.
+//   - Forgotten entries: see passForgotten.
 //
 // It keeps a replica out of elections that it may not take part in, see standing,
 // and notes when each peer has last shown that it follows us, see contacts.
@@ -46,10 +47,12 @@ type transport struct {
 	gate     *heartbeatGate
 	beat     atomic.Pointer[func(raft.RPC)]
 	// holds says whether the replica holds the entry (index, term) and all before.
-	holds    func(index, term uint64) bool
-	contacts contacts
-	standing *standing
-	guard    guards
+	holds func(index, term uint64) bool
+	// forgotten is the snapshot that stands for an entry the log has forgotten.
+	forgotten func(prev uint64) (index, term uint64)
+	contacts  contacts
+	standing  *standing
+	guard     guards
 }
 
 // guards switches single guards off, for the tests that show what happens
@@ -57,17 +60,18 @@ type transport struct {
 type guards struct {
 	noClamp, noGate, noByteBound, noDrain, noHeldSnapshot  bool
 	noSnapshotEntry, noReconcile, noSupervisor, noContacts bool
-	noTermCheck, fixedDeadlines, noSuspects                bool
+	noTermCheck, fixedDeadlines, noSuspects, noForgotten   bool
 	shortcut                                               shortcutGuards
 }
 
-func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, standing *standing, g guards) *transport {
+func newTransport(inner *raft.NetworkTransport, gate *heartbeatGate, holds func(index, term uint64) bool, forgotten func(prev uint64) (index, term uint64), standing *standing, g guards) *transport {
 	t := &transport{
 		NetworkTransport: inner,
 		consumer:         make(chan raft.RPC),
 		stop:             make(chan struct{}),
 		gate:             gate,
 		holds:            holds,
+		forgotten:        forgotten,
 		standing:         standing,
 		guard:            g,
 	}
@@ -114,6 +118,9 @@ func (t *transport) receive() {
 			}
 			switch req := rpc.Command.(type) {
 			case *raft.AppendEntriesRequest:
+				if !t.guard.noForgotten {
+					t.passForgotten(req)
+				}
 				if !t.guard.noClamp && !mutant.On("clamp") {
 					clampCommit(req)
 				}
