@@ -124,7 +124,7 @@ func (d *delayed) sender(ctx context.Context, id int) {
 	defer pace.Stop()
 	for n := 0; ctx.Err() == nil; n++ {
 		m := &client.Message{Topic: d.topic}
-		delay := time.Duration(300+n%20*100) * time.Millisecond
+		delay := time.Duration(1000+n%20*100) * time.Millisecond
 		switch id % delayedSenders {
 		case 0:
 			m.DelayLevel, delay = 1, time.Second
