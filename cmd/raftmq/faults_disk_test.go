@@ -26,21 +26,6 @@ func (c *chaos) anotherLeads(than string, term uint64) {
 	}
 }
 
-// hangDisk makes the leader's disk hang: the others go on without it.
-func (c *chaos) hangDisk(d time.Duration) {
-	c.t.Helper()
-	c.begin("hung disk of the leader")
-	leader, term := c.leader("broker-a")
-	r := c.disks[leader].add(&diskRule{hang: make(chan struct{})})
-	c.struck()
-	end := time.After(d)
-	c.hit(r)
-	c.anotherLeads(leader, term)
-	c.l.floor(floorAcks, "without the leader whose disk hangs")
-	<-end // how long the disk hangs
-	c.heal()
-}
-
 // hit waits until a rule has applied to something.
 func (c *chaos) hit(r *diskRule) {
 	c.t.Helper()
