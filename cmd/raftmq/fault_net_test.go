@@ -23,11 +23,8 @@ const clients = "clients"
 // rule for each pair and direction says what becomes of them.
 type network struct {
 	ports map[string]*netPort
+	links map[[2]string]*link // neither changes
 	done  sync.WaitGroup
-
-	mu    sync.Mutex
-	links map[[2]string]*link
-	seed  uint64
 }
 
 // rule says what becomes of the packets from one place to another. The zero
@@ -76,7 +73,7 @@ var networks atomic.Int32
 func newNetwork(t testing.TB, seed uint64, ids ...string) *network {
 	t.Helper()
 	needsWorld(t)
-	n := &network{ports: map[string]*netPort{}, links: map[[2]string]*link{}, seed: seed}
+	n := &network{ports: map[string]*netPort{}, links: map[[2]string]*link{}}
 	subnet := byte(networks.Add(1))
 	for i, id := range append([]string{clients}, ids...) {
 		p := &netPort{name: id, ip: [4]byte{10, 77, subnet, byte(10 + i)}}
