@@ -11,7 +11,7 @@ SEEDS       ?= 200
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-.PHONY: all build demo test race conformance interop chaos failover sim mutants bench fuzz lint clean
+.PHONY: all build demo test race conformance interop chaos failover catchup sim mutants bench fuzz lint clean
 
 all: build
 
@@ -51,6 +51,11 @@ chaos:
 # -groups 3" sends with the official client. Partitions need root.
 failover: build
 	$(GO) run ./cmd/failover -raftmq bin/raftmq $(ARGS)
+
+# What sends cost while a replica that lost its disk fetches SIZE bytes.
+catchup: SIZE ?= 4294967296
+catchup:
+	RAFTMQ_CATCHUP=$(SIZE) $(GO) test ./cmd/raftmq -count=1 -timeout 0 -run '^TestMeasureCatchUp$$' -v
 
 # Clusters in memory and fake time, against faults drawn from SEEDS seeds. A seed
 # that fails is printed: make sim SEED=it SEEDS=1 runs it again.
