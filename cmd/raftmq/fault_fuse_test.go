@@ -23,6 +23,7 @@ type faultDisk struct {
 
 	mu    sync.Mutex
 	rules []*diskRule
+	full  bool
 }
 
 // diskOp is what is done to a file.
@@ -94,6 +95,19 @@ func (d *faultDisk) heal() {
 	d.rules = nil
 }
 
+// fill takes all room, or gives it back. What has its blocks can be written.
+func (d *faultDisk) fill(full bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.full = full
+}
+
+func (d *faultDisk) isFull() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.full
+}
+
 // check does what the rules say. An operation that was let go goes on as if
 // nothing had been.
 func (d *faultDisk) check(op diskOp, path string) syscall.Errno {
@@ -144,6 +158,9 @@ func (n *diskNode) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno 
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(n.path(), &s); err != nil {
 		return fs.ToErrno(err)
+	}
+	if n.d.isFull() {
+		s.Bfree, s.Bavail = 0, 0
 	}
 	out.FromStatfsT(&s)
 	return 0
@@ -207,6 +224,9 @@ func (n *diskNode) open(path string, flags int, mode uint32) (fs.FileHandle, sys
 }
 
 func (n *diskNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
+	if n.d.isFull() {
+		return nil, nil, 0, syscall.ENOSPC
+	}
 	if errno := n.d.check(diskName, n.path(name)); errno != 0 {
 		return nil, nil, 0, errno
 	}
@@ -277,6 +297,15 @@ func (f *diskFile) Write(_ context.Context, data []byte, off int64) (uint32, sys
 	if errno := f.d.check(diskWrite, f.path); errno != 0 {
 		return 0, errno
 	}
+	if f.d.isFull() {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(f.fd, &st); err != nil {
+			return 0, fs.ToErrno(err)
+		}
+		if off+int64(len(data)) > 512*st.Blocks { // in files that are not sparse
+			return 0, syscall.ENOSPC
+		}
+	}
 	n, err := syscall.Pwrite(f.fd, data, off)
 	return uint32(max(n, 0)), fs.ToErrno(err)
 }
@@ -291,6 +320,9 @@ func (f *diskFile) Fsync(_ context.Context, _ uint32) syscall.Errno {
 func (f *diskFile) Allocate(_ context.Context, off, size uint64, mode uint32) syscall.Errno {
 	if errno := f.d.check(diskAlloc, f.path); errno != 0 {
 		return errno
+	}
+	if f.d.isFull() {
+		return syscall.ENOSPC
 	}
 	return fs.ToErrno(syscall.Fallocate(f.fd, mode, int64(off), int64(size)))
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -24,6 +25,34 @@ func (c *chaos) anotherLeads(than string, term uint64) {
 	if took := time.Since(begun); took > diskMoves {
 		c.t.Errorf("leadership left %s in %v", than, took)
 	}
+}
+
+// hangDisk makes everything on the leader's disk hang: within diskMoves another
+// one leads, and the fenced one says why it does not, while its disk still hangs.
+// When the disk answers it is let in again.
+func (c *chaos) hangDisk(d time.Duration) {
+	c.t.Helper()
+	c.begin("hung disk of the leader")
+	leader, term := c.leader("broker-a")
+	r := c.disks[leader].add(&diskRule{hang: make(chan struct{})})
+	c.struck()
+	end := time.After(d)
+	c.hit(r)
+	c.anotherLeads(leader, term)
+	c.l.floor(floorAcks, "without the leader whose disk hangs")
+	s, err := c.status("broker-a", leader)
+	if err != nil || s.Fenced == "" || s.Leader == s.ServerID {
+		c.t.Errorf("%s, whose disk hangs, says %+v, %v", leader, s, err)
+	}
+	<-end // how long the disk hangs
+	c.heal()
+	eventually(c.t, leader+" is let in again", func() error {
+		s, err := c.status("broker-a", leader)
+		if err == nil && (s.Fenced != "" || s.Failure != "") {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
 }
 
 // hit waits until a rule has applied to something.
@@ -122,17 +151,24 @@ func (c *chaos) losePowerWhilePaused() {
 	c.heal()
 }
 
-// fillDisks fills disks, and empties them again. Reads go on; with one full
-// disk writes do, too, by another leader.
+// fillDisks fills disks, and empties them again. Reads go on; with one full disk
+// writes do, too, by a leader that has room.
 func (c *chaos) fillDisks(ids ...string) {
 	c.t.Helper()
 	c.begin(fmt.Sprintf("%d of %d disks full", len(ids), len(c.ids)))
 	var free []func()
 	for _, id := range ids {
-		free = append(free, ballast(c.t, c.dataDir(id)))
+		free = append(free, c.fill(id))
 	}
 	c.struck()
 	if len(ids) < len(c.ids) {
+		eventually(c.t, "a leader that has room", func() error {
+			leader, _, err := c.leads("broker-a")
+			if err == nil && slices.Contains(ids, leader) {
+				err = fmt.Errorf("%s leads, whose disk is full", leader)
+			}
+			return err
+		})
 		c.l.floor(floorAcks, "with one full disk")
 	} else {
 		c.noAcks("all disks are full")
@@ -149,4 +185,14 @@ func (c *chaos) fillDisks(ids ...string) {
 		f()
 	}
 	c.heal()
+}
+
+// fill fills a node's disk.
+func (c *chaos) fill(id string) (free func()) {
+	c.t.Helper()
+	if d := c.disks[id]; d != nil {
+		d.fill(true)
+		return func() { d.fill(false) }
+	}
+	return ballast(c.t, c.dataDir(id))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"testing"
+	"time"
 )
 
 // startDiskChaos is a cluster whose nodes' disks can hang, be slow and fail.
@@ -30,6 +31,16 @@ func TestSlowDisks(t *testing.T) {
 	for range times(1, 5) {
 		c.slowDisk(false)
 		c.slowDisk(true)
+	}
+	c.end()
+}
+
+// Row 19: everything on the leader's disk hangs.
+func TestHungDisk(t *testing.T) {
+	t.Parallel()
+	c := startDiskChaos(t)
+	for range times(1, 5) {
+		c.hangDisk(time.Duration(times(3, 60)) * time.Second)
 	}
 	c.end()
 }
@@ -65,8 +76,8 @@ func TestPowerLoss(t *testing.T) {
 	c.end()
 }
 
-// Row 18: all disks are full; reads go on, and writes resume
-// by themselves when there is room again.
+// Row 18: the leader's disk is full, and another one leads; all disks are, and
+// reads go on. Writes resume by themselves when there is room again.
 func TestFullDisks(t *testing.T) {
 	t.Parallel()
 	needsWorld(t)
@@ -77,6 +88,10 @@ func TestFullDisks(t *testing.T) {
 	}
 	c.run()
 	c.l = startLoad(t, c.cluster, "Chaos")
-	c.fillDisks(c.ids...)
+	for range times(1, 5) {
+		leader, _ := c.leader("broker-a")
+		c.fillDisks(leader)
+		c.fillDisks(c.ids...)
+	}
 	c.end()
 }
