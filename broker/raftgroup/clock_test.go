@@ -169,7 +169,7 @@ func TestWrongClocks(t *testing.T) {
 				}
 			}, func(t *testing.T, c *testCluster) {
 				sent := 0
-				ahead := func() time.Duration { return time.UnixMilli(c.leader().group().LogTime()).Sub(time.Now()) }
+				ahead := func() time.Duration { return time.Until(time.UnixMilli(c.leader().group().LogTime())) }
 				right := func(when string) {
 					t.Helper()
 					for range 5 {

@@ -46,10 +46,11 @@ func (f *faults) spikes(n *testNode) {
 	}
 }
 
-// transfers gives leadership away, once or every while.
-func (f *faults) transfers(n *testNode) {
+// transfers gives leadership away, once or every while, whoever has it.
+func (f *faults) transfers(*testNode) {
 	for range 1 + f.rng.IntN(2)*f.rng.IntN(4) {
-		if n = f.c.leading(); n == nil {
+		n := f.c.leading()
+		if n == nil {
 			return
 		}
 		if err := n.group().TransferLeadership(context.Background(), ""); err == nil {

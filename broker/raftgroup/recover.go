@@ -35,7 +35,7 @@ type Recovery struct {
 	Was     string   `json:"was"`
 	MadeAs  string   `json:"madeAs"` // the ServerID that the store was made under
 	Term    uint64   `json:"term"`
-	Members []Voter `json:"members"`
+	Members []Voter  `json:"members"`
 	Dropped []string `json:"dropped"` // ServerIDs of the members before
 }
 
