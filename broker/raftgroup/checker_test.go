@@ -162,6 +162,20 @@ func TestCheckerFindsViolations(t *testing.T) {
 	}
 }
 
+// What is shown of a violation is what was done with its message.
+func TestStoryOfAViolation(t *testing.T) {
+	w := rightWorld()
+	w.change(func(l *queueLog) { l.messages = append(l.messages, queued{body: "a"}); renumber(l) })
+	bad := w.h.check(w.replicas, true)
+	if len(bad) == 0 {
+		t.Fatal("nothing is wrong")
+	}
+	story := w.h.story(bad[0], w.replicas)
+	if !strings.Contains(story, `"a" was sent to queue 0 of T under key "k0"`) || !strings.Contains(story, "n3 has it at offset 5") || strings.Contains(story, "k1") {
+		t.Errorf("the story of %s is\n%s", bad[0], story)
+	}
+}
+
 // What is right must not be faulted, though it looks odd.
 func TestCheckerAllows(t *testing.T) {
 	for name, make := range map[string]func(*world){

@@ -156,8 +156,11 @@ func (cl *clients) check() {
 	c.heal()
 	c.checkEqual()
 	bad := cl.h.check(cl.replicas(), true)
-	for _, b := range bad[:min(20, len(bad))] {
+	for i, b := range bad[:min(20, len(bad))] {
 		c.t.Error(b)
+		if i < 3 {
+			c.t.Log(cl.h.story(b, cl.replicas()))
+		}
 	}
 }
 

@@ -3,7 +3,11 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/raftmq/raftmq/fsm"
@@ -183,6 +187,34 @@ func (h *history) check(replicas map[string]replica, dedup bool) (bad []string) 
 	}
 	h.checkOrder(say)
 	return bad
+}
+
+// story is the part of a history that shows a violation: what was done with the
+// messages that it names, and where the replicas have them.
+func (h *history) story(violation string, replicas map[string]replica) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var lines []string
+	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	for _, op := range h.ops {
+		for _, body := range op.bodies {
+			if !strings.Contains(violation, strconv.Quote(body)) {
+				continue
+			}
+			say("%q was sent to queue %d of %s under key %q", body, op.queue, op.topic, op.key)
+			for _, a := range op.attempts {
+				say("  %d to %d, at %s: %+v, %v", a.invoked, a.answered, a.node, a.res, a.err)
+			}
+			for _, name := range slices.Sorted(maps.Keys(replicas)) {
+				for i, m := range replicas[name][queueName{op.topic, op.queue}].messages {
+					if m.body == body {
+						say("  %s has it at offset %d, place %d", name, replicas[name][queueName{op.topic, op.queue}].first+int64(i), m.phys)
+					}
+				}
+			}
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // checkReplica looks at what a replica holds: S3, S4, S5.
