@@ -112,7 +112,10 @@ func (g *Group) fetchFrom(s raft.Server, since time.Time) error {
 	}}
 	ranges := g.store.Missing()
 	var refused error
-	for _, r := range ranges {
+	for i, r := range ranges {
+		if i > 0 && r.Sums > 0 && r.Sums == ranges[i-1].Sums && r.Off/g.cfg.SegmentSize == ranges[i-1].Off/g.cfg.SegmentSize {
+			continue // another range of the same segment
+		}
 		switch err := f.fill(g.ctx, g.store, r); {
 		case errors.Is(err, storage.ErrTrimmed): // meanwhile: it is missed no more
 		case errors.Is(err, ErrRefused): // another peer may have it

@@ -93,7 +93,9 @@ func TestCatchUpFetchesWhatIsMissing(t *testing.T) {
 		}
 		c.wait("it misses nothing", func() bool { return n.group().Store().Complete() })
 		fetched += n.group().Status().Fetched
-		if fetched < all || fetched > all+parts*maxFetchChunk/4 {
+		// The last block of a segment may be zeros, and those are on its own disk.
+		zeros := int64(n.group().Store().Stats().Segments) * 4096
+		if fetched < all-zeros || fetched > all+parts*maxFetchChunk/4 {
 			t.Errorf("%d bytes were fetched, %d were missing", fetched, all)
 		}
 		t.Logf("%d bytes were missing, %d fetched, %d times something was killed", all, fetched, parts)
@@ -107,12 +109,17 @@ func TestCatchUpFetchesWhatIsMissing(t *testing.T) {
 func TestCatchUpFetchesNothingTwice(t *testing.T) {
 	inCluster(t, 3, smallLogs(256<<10), func(t *testing.T, c *testCluster) {
 		n, want := farBehind(t, c, 60)
+		// With a newer one it would fetch the block again that this snapshot ends in.
+		if err := c.leader().group().Snapshot(); err != nil {
+			t.Fatal(err)
+		}
 		n.start()
 		all := int64(0)
 		c.wait("it misses something", func() bool { all = n.missingBytes() + n.group().Status().Fetched; return all > 0 })
 		c.wait("it misses nothing", func() bool { return n.group().Store().Complete() })
-		if got := n.group().Status().Fetched; got != all {
-			t.Errorf("%d bytes were fetched, %d were missing", got, all)
+		// A block of zeros at a segment's end may be on its own disk.
+		if got, own := n.group().Status().Fetched, n.group().Store().Stats().AdoptedBytes; got+own != n.group().Store().End() || got > all {
+			t.Errorf("%d bytes were fetched, %d were missing, %d found", got, all, own)
 		}
 		if lead := c.leader().group(); lead.given.Load() != 0 {
 			t.Errorf("the leader gave %d bytes, a follower had them", lead.given.Load())

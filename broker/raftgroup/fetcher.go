@@ -33,16 +33,15 @@ type fetcher struct {
 	got func(n int)
 }
 
-// fill fetches a range into a store.
+// fill fetches a range into a store. Of a segment whose block sums are needed it
+// fetches these only: with them much may be found on the own disk.
 func (f *fetcher) fill(ctx context.Context, store *storage.Store, r storage.Range) error {
 	if r.Sums > 0 {
 		sums, err := f.ask(ctx, opSums, r.Off, r.Sums)
 		if err != nil {
 			return err
 		}
-		if err := store.FillSums(r.Off, sums); err != nil {
-			return err
-		}
+		return store.FillSums(r.Off, sums)
 	}
 	for off := r.Off; off < r.End; {
 		n := min(r.End-off, f.chunk)
