@@ -127,24 +127,61 @@ func (n *Node) listener(addr string) (net.Listener, error) {
 // Brokers are the groups this node has replicas of.
 func (n *Node) Brokers() []*Broker { return n.brokers }
 
+// closeGrace is how long closing may go on when its time is up, before it is given
+// up: a disk that hangs would make it wait for ever.
+const closeGrace = 5 * time.Second
+
+// ErrNotClosed is wrapped by what Close returns if it was given up. The process has
+// to end: goroutines of the node wait for a disk still. Nothing that was
+// acknowledged is lost by that.
+var ErrNotClosed = errors.New("the node is not closed")
+
 // Close stops the node: it gives its leaderships to other replicas, answers what
 // is on its way, and closes, as far as ctx gives it time.
 func (n *Node) Close(ctx context.Context) error {
 	n.once.Do(func() {
-		var group sync.WaitGroup
-		errs := make([]error, len(n.brokers))
-		for i, b := range n.brokers {
-			group.Go(func() { errs[i] = b.close(ctx) })
+		closed := make(chan error, 1)
+		go func() { closed <- n.close(ctx) }()
+		select {
+		case n.closed = <-closed:
+			return
+		case <-ctx.Done():
 		}
-		group.Wait()
-		err := errors.Join(errs...)
-		if n.names != nil {
-			err = errors.Join(err, n.names.Close(ctx))
+		grace := time.NewTimer(closeGrace)
+		defer grace.Stop()
+		select {
+		case n.closed = <-closed:
+		case <-grace.C:
+			n.closed = n.stuck()
 		}
-		if n.port != nil {
-			err = errors.Join(err, n.port.Close())
-		}
-		n.closed = err
 	})
 	return n.closed
+}
+
+// stuck says what keeps the node from closing.
+func (n *Node) stuck() error {
+	errs := []error{fmt.Errorf("%w: it waits for a disk, or for what uses one; nothing that was acknowledged is lost", ErrNotClosed)}
+	for _, b := range n.brokers {
+		if what := b.group.DiskHung(closeGrace); what != "" {
+			errs = append(errs, fmt.Errorf("group %s: %s", b.name, what))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) close(ctx context.Context) error {
+	var group sync.WaitGroup
+	errs := make([]error, len(n.brokers))
+	for i, b := range n.brokers {
+		group.Go(func() { errs[i] = b.close(ctx) })
+	}
+	group.Wait()
+	err := errors.Join(errs...)
+	if n.names != nil {
+		err = errors.Join(err, n.names.Close(ctx))
+	}
+	if n.port != nil {
+		err = errors.Join(err, n.port.Close())
+	}
+	return err
 }

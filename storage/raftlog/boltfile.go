@@ -51,7 +51,13 @@ func OpenStable(name string, create bool) (_ *Stable, err error) {
 	if err := verifyBolt(system, name); err != nil {
 		return nil, err
 	}
-	bolt, err := openBolt(name, &bbolt.Options{Timeout: time.Second})
+	// bbolt looks into a mapping of the file: in memory it stays. Else a page that the
+	// kernel has let go would have to come from a disk that may hang, and the whole
+	// process would wait for that at the next collection of garbage.
+	bolt, err := openBolt(name, &bbolt.Options{Timeout: time.Second, Mlock: true})
+	if err != nil { // there may be a limit of what can be locked
+		bolt, err = openBolt(name, &bbolt.Options{Timeout: time.Second})
+	}
 	if err != nil {
 		return nil, err
 	}
