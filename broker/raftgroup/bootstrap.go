@@ -143,7 +143,7 @@ func (g *Group) hasState() bool {
 
 // describe is what this replica answers when it is asked.
 func (g *Group) describe() replicaState {
-	addr, leader := g.raft().LeaderWithID()
+	addr, leader := g.knownLeader()
 	applied, _ := g.progress.get()
 	suspect, _ := g.suspicion.get()
 	lost := g.shortcut.sees()

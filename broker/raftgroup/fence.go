@@ -202,6 +202,15 @@ func (g *Group) letIn(h *hang) {
 	}
 }
 
+// knownLeader is who leads, as raft knows: it does not know of the fence.
+func (g *Group) knownLeader() (raft.ServerAddress, raft.ServerID) {
+	addr, id := g.raft().LeaderWithID()
+	if id == g.id && g.isFenced() {
+		return "", ""
+	}
+	return addr, id
+}
+
 func (g *Group) toldFenced() {
 	if f := g.cfg.Events.Fenced; f != nil {
 		f()

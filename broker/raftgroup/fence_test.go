@@ -90,11 +90,11 @@ func testHungLeader(t *testing.T, c *testCluster, match func(disk.Op) bool, hang
 	}
 	// It says so, at once, to operators and to its peers, and to raft nothing.
 	asked := time.Now()
-	if s := old.group().Status(); s.Fenced == "" || s.Fences != 1 {
+	if s := old.group().Status(); s.Fenced == "" || s.Fences != 1 || s.Leader == s.ServerID {
 		t.Errorf("its status says %+v", s)
 	}
 	s, err := c.leader().group().ask(context.Background(), old.addr)
-	if err != nil || s.Fenced == "" {
+	if err != nil || s.Fenced == "" || s.Leader == s.ServerID {
 		t.Errorf("asked, it says %+v, %v", s, err)
 	}
 	if took := time.Since(asked); took > 200*time.Millisecond {

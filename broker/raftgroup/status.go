@@ -8,7 +8,7 @@ import (
 
 // Status is how this replica sees itself and the group.
 func (g *Group) Status() remoting.RaftStatus {
-	_, leader := g.raft().LeaderWithID()
+	_, leader := g.knownLeader()
 	applied, _ := g.progress.get()
 	s := remoting.RaftStatus{
 		Group: g.cfg.Name, Node: g.cfg.Node, ServerID: string(g.id),

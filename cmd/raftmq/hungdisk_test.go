@@ -19,14 +19,6 @@ import (
 	"github.com/raftmq/raftmq/remoting"
 )
 
-// Row 19 in real processes: the disk of the leader hangs.
-func TestHungDisk(t *testing.T) {
-	t.Parallel()
-	c := startDiskChaos(t)
-	c.hangDisk(time.Duration(times(5, 60)) * time.Second)
-	c.end()
-}
-
 // caller sends over one connection.
 type caller struct {
 	t    testing.TB
@@ -162,7 +154,7 @@ func TestNodeOnAHungDiskEnds(t *testing.T) {
 	if err := b.send(ctx, "T", []byte("m")); err == nil {
 		t.Error("a send is acknowledged")
 	}
-	c.hitRule(rule)
+	(&chaos{cluster: c}).hit(rule)
 	p := c.running["n1"]
 	pid := p.cmd.Process
 	if err := pid.Signal(syscall.SIGTERM); err != nil {
@@ -180,16 +172,6 @@ func TestNodeOnAHungDiskEnds(t *testing.T) {
 	}
 	c.start("n1")
 	c.ready()
-}
-
-func (c *cluster) hitRule(r *diskRule) {
-	c.t.Helper()
-	eventually(c.t, "a fault of a disk", func() error {
-		if r.hits.Load() == 0 {
-			return errors.New("nothing was done to the disk")
-		}
-		return nil
-	})
 }
 
 // says is nil if a node's log has a text in it.

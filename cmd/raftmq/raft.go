@@ -129,8 +129,8 @@ func raftStatus(c *cli.Context) error {
 					continue
 				}
 				s := r.status
-				t.add(r.group, r.node, r.addr, s.State, s.Term, s.CommitIndex, s.AppliedIndex, s.LastIndex, s.Snapshot, s.CommitLogEnd, s.Missing, s.Complete, s.Failure)
-				failed = failed || s.Failure != ""
+				t.add(r.group, r.node, r.addr, s.State, s.Term, s.CommitIndex, s.AppliedIndex, s.LastIndex, s.Snapshot, s.CommitLogEnd, s.Missing, s.Complete, trouble(s))
+				failed = failed || s.Failure != "" || s.DiskHung != ""
 				tellIncidents(s)
 				led = led || s.ServerID == s.Leader
 			}

@@ -51,6 +51,19 @@ func groupTodo(view *client.RaftStatus, answered map[string]bool) string {
 	return "an election takes a second; if it does not end, the nodes' logs say why"
 }
 
+// trouble is why a replica is of no use to its group, if it is of none.
+func trouble(s *client.RaftStatus) string {
+	switch {
+	case s.Failure != "":
+		return s.Failure
+	case s.Fenced != "":
+		return "fenced: " + s.Fenced
+	case s.DiskHung != "":
+		return "the disk hangs: " + s.DiskHung
+	}
+	return s.NoRoom
+}
+
 // farBehind is how many entries a replica may be behind without a word.
 const farBehind = 1000
 
@@ -71,12 +84,20 @@ func diagnose(r replica, view *client.RaftStatus) (problem, todo string) {
 	switch {
 	case s.Failure != "":
 		return "stopped: " + s.Failure, "mend what the error names, then restart the node"
+	case s.Fenced != "":
+		return "fenced, its disk hangs: " + s.Fenced, "look after the disk, or replace the node; it is let in again by itself when the disk answers"
+	case s.DiskHung != "":
+		return "its disk hangs: " + s.DiskHung, "look after the disk"
 	case s.Removed != "":
 		return "no member: " + s.Removed, "stop the node, or take it in again with raft add-peer"
 	case !member:
 		return "no member", "take it in with raft add-peer"
 	case s.Suspect:
 		return "lost power with entries unsynced, and does not vote yet", "nothing while the others answer; else raft trust"
+	case s.NoRoom != "":
+		return "no room on its disk: " + s.NoRoom, "make room, or let messages go sooner (fileReservedTime)"
+	case s.DiskSlow:
+		return fmt.Sprintf("its disk is slow: an entry took %d ms of late", s.StoreTime), "look after the disk; the group leads elsewhere if that is faster"
 	case s.Restrained != "":
 		return s.Restrained, "it ends by itself when its cause does"
 	case !s.Complete:
