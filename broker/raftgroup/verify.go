@@ -10,6 +10,9 @@ import (
 // within its lease, or never (issue 498).
 const verifyTimeout = 3 * time.Second
 
+// verifyPause is the time between two tries.
+const verifyPause = time.Millisecond
+
 // verifier makes sure that this replica still leads, once for all who asked
 // while the last question was on its way.
 type verifier struct {
@@ -90,10 +93,6 @@ func (g *Group) verify() error {
 	defer context.AfterFunc(ctx, func() { close(stop) })()
 	l := g.life.Load()
 	term, begin := l.raft.CurrentTerm(), time.Now()
-	servers, err := g.servers()
-	if err != nil {
-		return err
-	}
 	for ctx.Err() == nil {
 		// raft sends each peer a heartbeat; what it makes of the answers is not
 		// enough, see contacts.
@@ -103,8 +102,18 @@ func (g *Group) verify() error {
 			}
 			return outcome(err)
 		}
+		servers, err := g.servers()
+		if err != nil {
+			return err
+		}
 		if g.cfg.guard.noContacts || l.trans.contacts.quorum(servers, g.id, term, begin) {
 			return nil
+		}
+		// raft counts the answers of those that have no vote, too: while only they
+		// answer, it says yes as fast as it is asked.
+		select {
+		case <-time.After(verifyPause):
+		case <-ctx.Done():
 		}
 	}
 	return ErrNotLeader
