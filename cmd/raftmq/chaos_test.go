@@ -54,7 +54,8 @@ type chaos struct {
 	l     *load
 	rnd   *rand.Rand
 	disks map[string]*faultDisk // of nodes
-	power map[string]*powerDisk // likewise
+	power map[string]*powerDisk // likewise; below the former, if there are both
+	async bool                  // the power of most nodes may not be cut
 	tally *tally
 	open  []begun
 }

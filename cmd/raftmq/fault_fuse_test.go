@@ -19,11 +19,14 @@ import (
 // faultDisk is a directory under a file system of this process, which can hang,
 // be slow or fail. Its files are those of another directory.
 type faultDisk struct {
-	backing string
+	t            testing.TB
+	dir, backing string
+	server       *fuse.Server
 
 	mu    sync.Mutex
 	rules []*diskRule
 	full  bool
+	files map[*diskFile]bool // that are open
 }
 
 // diskOp is what is done to a file.
@@ -52,27 +55,46 @@ type diskRule struct {
 // newFaultDisk mounts one on a directory for the time of a test.
 func newFaultDisk(t testing.TB, dir string) *faultDisk {
 	t.Helper()
+	return newFaultDiskOn(t, dir, t.TempDir())
+}
+
+func newFaultDiskOn(t testing.TB, dir, backing string) *faultDisk {
+	t.Helper()
 	needsWorld(t)
-	d := &faultDisk{backing: t.TempDir()}
+	d := &faultDisk{t: t, dir: dir, backing: backing, files: map[*diskFile]bool{}}
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	second := time.Second
-	server, err := fs.Mount(dir, &diskNode{d: d}, &fs.Options{
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faults", Name: "faults", DisableXAttrs: true, MaxWrite: 1 << 20},
-		EntryTimeout: &second, AttrTimeout: &second,
-	})
-	if err != nil {
+	if err := d.mount(); err != nil {
 		t.Skipf("no FUSE here: %v", err)
 	}
 	t.Cleanup(func() {
 		d.heal()
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount %s: %v", dir, err)
-		}
-		server.Wait()
+		d.unmount()
 	})
 	return d
+}
+
+func (d *faultDisk) mount() (err error) {
+	second := time.Second
+	d.server, err = fs.Mount(d.dir, &diskNode{d: d}, &fs.Options{
+		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faults", Name: "faults", DisableXAttrs: true, MaxWrite: 1 << 20},
+		EntryTimeout: &second, AttrTimeout: &second,
+	})
+	return err
+}
+
+// unmount leaves nothing of the backing directory open. Nobody may use the
+// directory.
+func (d *faultDisk) unmount() {
+	if err := unix.Unmount(d.dir, unix.MNT_DETACH); err != nil {
+		d.t.Errorf("unmount %s: %v", d.dir, err)
+		return
+	}
+	d.server.Wait()
+	for f := range d.files { // whose release was on its way
+		f.Release(context.Background())
+	}
 }
 
 // add makes a rule, before all others.
@@ -220,7 +242,11 @@ func (n *diskNode) open(path string, flags int, mode uint32) (fs.FileHandle, sys
 	if err != nil {
 		return nil, fs.ToErrno(err)
 	}
-	return &diskFile{d: n.d, path: path, fd: fd}, 0
+	f := &diskFile{d: n.d, path: path, fd: fd}
+	n.d.mu.Lock()
+	n.d.files[f] = true
+	n.d.mu.Unlock()
+	return f, 0
 }
 
 func (n *diskNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
@@ -329,4 +355,9 @@ func (f *diskFile) Allocate(_ context.Context, off, size uint64, mode uint32) sy
 
 func (f *diskFile) Flush(context.Context) syscall.Errno { return 0 }
 
-func (f *diskFile) Release(context.Context) syscall.Errno { return fs.ToErrno(syscall.Close(f.fd)) }
+func (f *diskFile) Release(context.Context) syscall.Errno {
+	f.d.mu.Lock()
+	delete(f.d.files, f)
+	f.d.mu.Unlock()
+	return fs.ToErrno(syscall.Close(f.fd))
+}

@@ -122,15 +122,28 @@ func (c *chaos) failDisk(op diskOp, err syscall.Errno) {
 func (c *chaos) losePower(ids ...string) {
 	c.t.Helper()
 	c.begin(fmt.Sprintf("power loss of %d of %d", len(ids), len(c.ids)))
+	c.cutPower(ids...)
+	c.heal()
+}
+
+func (c *chaos) cutPower(ids ...string) {
+	c.t.Helper()
 	for _, id := range ids {
 		c.power[id].cut()
 	}
 	c.struck()
-	c.signal(syscall.SIGKILL, ids...) // it may have ended: its disk is gone
+	c.signal(syscall.SIGKILL, ids...) // they may have ended: their disks are gone
 	for _, id := range ids {
+		if d := c.disks[id]; d != nil { // above the one without power
+			d.unmount()
+		}
 		c.power[id].restore()
+		if d := c.disks[id]; d != nil {
+			if err := d.mount(); err != nil {
+				c.t.Fatal(err)
+			}
+		}
 	}
-	c.heal()
 }
 
 // losePowerWhilePaused cuts the power of a node while another one, which may have
@@ -143,10 +156,7 @@ func (c *chaos) losePowerWhilePaused() {
 	c.pause(paused)
 	c.l.floor(floorAcks, "with one node paused")
 	victim := c.pick(c.others(paused))
-	c.power[victim].cut()
-	c.struck()
-	c.signal(syscall.SIGKILL, victim) // it may have ended: its disk is gone
-	c.power[victim].restore()
+	c.cutPower(victim)
 	c.start(victim)
 	c.heal()
 }

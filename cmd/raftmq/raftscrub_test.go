@@ -72,7 +72,7 @@ func segmentIn(t *testing.T, dir string) (name string) {
 	return name
 }
 
-func flipBit(t *testing.T, name string, off int64) {
+func flipBit(t testing.TB, name string, off int64) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {

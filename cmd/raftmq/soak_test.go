@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -28,6 +29,8 @@ func (c *chaos) allFaults() []someFault {
 		{"transfer leadership", func() { c.transfers(1+c.rnd.IntN(4), 2*time.Second) }},
 		{"restart one after the other", c.restart},
 		{"wipe a node", c.wipe},
+		{"remove a member and add it", c.replaceMember},
+		{"flip a bit", func() { c.flip(c.pick(c.ids), c.rnd.IntN(2) == 0) }},
 	}
 	if c.net != nil {
 		all = append(all, []someFault{
@@ -52,9 +55,48 @@ func (c *chaos) allFaults() []someFault {
 			{"the leader's disk is slow", func() { c.slowDisk(true) }},
 			{"syncs of the leader's disk fail", func() { c.failDisk(diskSync, errDisk) }},
 			{"writes to the leader's disk fail", func() { c.failDisk(diskWrite, errDisk) }},
+			{"the leader's disk hangs", func() { c.hangDisk(time.Duration(3+c.rnd.IntN(10)) * time.Second) }},
+			{"the leader's disk is full", func() { leader, _ := c.leader("broker-a"); c.fillDisks(leader) }},
+			{"all disks are full", func() { c.fillDisks(c.ids...) }},
 		}...)
 	}
+	if c.power != nil {
+		all = append(all, []someFault{
+			{"power loss of one", func() { c.losePower(c.pick(c.ids)) }},
+			{"power loss while another is paused", c.losePowerWhilePaused},
+		}...)
+		if !c.async { // which says that it loses messages then
+			all = append(all, someFault{"power loss of all", func() { c.losePower(c.ids...) }})
+		}
+	}
 	return all
+}
+
+// startAll is a cluster to which all faults can be done that this machine can do.
+func startAll(t *testing.T) *chaos {
+	t.Helper()
+	const groups = 2
+	c := &chaos{rnd: seeded(t), tally: newTally()}
+	if inWorld() {
+		n := newNetwork(t, c.rnd.Uint64(), nodeIDs(3)...)
+		c.cluster = newClusterOn(t, n, t.TempDir(), 3, groups)
+		c.power, c.disks = map[string]*powerDisk{}, map[string]*faultDisk{}
+		for _, id := range c.ids {
+			below := filepath.Join(c.dir, "below-"+id)
+			c.power[id] = newPowerDisk(t, below, 16<<10)
+			c.disks[id] = newFaultDiskOn(t, c.dataDir(id), below)
+		}
+	} else {
+		t.Log("no links are cut and no disks fail: that needs root, and leave to make namespaces")
+		c.cluster = newCluster(t, t.TempDir(), 3, groups)
+	}
+	c.set = []string{"promoteAfter=2s"}
+	if c.async = c.rnd.IntN(3) == 0; c.async {
+		c.set = append(c.set, "flushDiskType=ASYNC_FLUSH")
+	}
+	t.Logf("ASYNC_FLUSH: %v", c.async)
+	c.run()
+	return c
 }
 
 // TestChaos draws faults in rounds, a quarter of them quiet, with topics of its
@@ -66,21 +108,8 @@ func TestChaos(t *testing.T) {
 	if d == 0 {
 		t.Skip("make chaos runs it; so does RAFTMQ_LONG=1")
 	}
-	const groups = 2
-	c := &chaos{rnd: seeded(t), tally: newTally()}
-	t.Cleanup(func() { c.tally.log(t) })
-	if inWorld() {
-		n := newNetwork(t, c.rnd.Uint64(), nodeIDs(3)...)
-		c.cluster = newClusterOn(t, n, t.TempDir(), 3, groups)
-		c.disks = map[string]*faultDisk{}
-		for _, id := range c.ids {
-			c.disks[id] = newFaultDisk(t, c.dataDir(id))
-		}
-	} else {
-		t.Log("no links are cut and no disks fail: that needs root, and leave to make namespaces")
-		c.cluster = newCluster(t, t.TempDir(), 3, groups)
-	}
-	c.run()
+	c := startAll(t)
+	defer func() { c.tally.log(t) }()
 	faults := c.allFaults()
 	var loads []*load
 	var idle map[string]holdings
