@@ -21,6 +21,14 @@ const floorAcks = 150
 // long says whether the long forms are wanted.
 func long() bool { return os.Getenv("RAFTMQ_LONG") == "1" }
 
+// onlyLong skips a test that takes long where another one does the like.
+func onlyLong(t *testing.T, light string) {
+	t.Helper()
+	if !long() {
+		t.Skip("RAFTMQ_LONG=1 runs it; its light form is " + light)
+	}
+}
+
 // times is how often something is done in the short and the long form.
 func times(short, longer int) int {
 	if long() {

@@ -83,6 +83,7 @@ func dropPages(t testing.TB, dir string) {
 // for pages that are not in memory, its sends for the disk, and the collector runs
 // all the time: the other group's sends go on as if nothing was.
 func TestHungDiskStallsNobodyElse(t *testing.T) {
+	onlyLong(t, "TestCollectorPassesAHungDisk")
 	needsWorld(t)
 	c := newCluster(t, t.TempDir(), 1, 2)
 	c.prepare = func(_ string, cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "GOGC=5") }
@@ -142,6 +143,7 @@ func TestHungDiskStallsNobodyElse(t *testing.T) {
 
 // A node whose disk hangs ends when it is told to, with an error: not with the disk.
 func TestNodeOnAHungDiskEnds(t *testing.T) {
+	t.Parallel()
 	needsWorld(t)
 	c := newCluster(t, t.TempDir(), 1, 1)
 	disk := newFaultDisk(t, c.dataDir("n1"))

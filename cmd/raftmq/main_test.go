@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,6 +51,13 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	common.dir = filepath.Join(dir, "common")
+	// Most tests wait for other processes most of the time.
+	flag.Parse()
+	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue {
+		if err := p.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0))); err != nil {
+			return 1, err
+		}
+	}
 	return m.Run(), nil
 }
 

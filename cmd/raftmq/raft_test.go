@@ -13,6 +13,7 @@ import (
 
 // Members that do not answer are shown, each once, whatever the name server knows.
 func TestDeadMembers(t *testing.T) {
+	t.Parallel()
 	members := []remoting.RaftMember{{ServerID: "n-1-aa", Address: "h:1"}, {ServerID: "n2-bb", Address: "h:2"}, {ServerID: "n3-cc", Address: "h:3"}}
 	alive := func(i int) replica {
 		return replica{group: "g", addr: "live", node: nodeOf(members[i].ServerID), status: &client.RaftStatus{ServerID: members[i].ServerID, Members: members}}

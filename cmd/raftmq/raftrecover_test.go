@@ -31,6 +31,7 @@ func contents(t testing.TB, dir string) string {
 // A majority is lost for good: one survivor is recovered, and has every message.
 // A dry run changes nothing; a node that runs, and a damaged one, are refused.
 func TestRecoverSurvivor(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, 1)
 	env := []string{"RAFTMQ_NAMESRV=" + c.namesrvs()}
 	run := func(line string) result {

@@ -13,6 +13,7 @@ import (
 // Row 21, with processes and files: raft scrub has a flipped bit found and mended,
 // raft verify has all replicas say that they hold the same, and counts it.
 func TestRaftScrubAndVerify(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, 1)
 	env := []string{"RAFTMQ_NAMESRV=" + c.namesrvs()}
 	run := func(line string) result {

@@ -52,9 +52,13 @@ func TestOneWayLinks(t *testing.T) {
 	for range times(1, 5) {
 		for _, deaf := range []bool{true, false} {
 			leader, _ := c.leader("broker-a")
-			c.oneWay(leader, deaf)
-			leader, _ = c.leader("broker-a")
-			c.oneWay(c.pick(c.others(leader)), deaf)
+			if long() || deaf {
+				c.oneWay(leader, deaf)
+				leader, _ = c.leader("broker-a")
+			}
+			if long() || !deaf {
+				c.oneWay(c.pick(c.others(leader)), deaf)
+			}
 		}
 	}
 	c.end()
@@ -66,8 +70,10 @@ func TestBadLinks(t *testing.T) {
 	t.Parallel()
 	c := startNetChaos(t, 3, 1)
 	for range times(1, 5) {
-		c.delays()
-		c.spikes()
+		if long() {
+			c.delays()
+			c.spikes()
+		}
 		c.drops()
 	}
 	c.end()
@@ -75,6 +81,7 @@ func TestBadLinks(t *testing.T) {
 
 // Row 23: a node comes back without its data.
 func TestWipedNode(t *testing.T) {
+	onlyLong(t, "TestWipedNodeComesBack")
 	t.Parallel()
 	c := startChaos(t)
 	for range times(1, 5) {
@@ -110,6 +117,7 @@ func TestResetsAndRefusals(t *testing.T) {
 
 // Row 27: leadership goes round every two seconds.
 func TestTransfers(t *testing.T) {
+	onlyLong(t, "TestTransfersFailNoSend")
 	t.Parallel()
 	c := startChaos(t)
 	c.transfers(times(3, 30), times2(500*time.Millisecond, 2*time.Second))
