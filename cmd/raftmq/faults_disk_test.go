@@ -75,23 +75,26 @@ func (c *chaos) slowDisk(leads bool) {
 	if !leads {
 		id, kind = c.pick(c.others(leader)), "slow disk of a follower"
 	}
-	c.begin(kind)
-	r := c.disks[id].add(&diskRule{ops: []diskOp{diskSync}, slow: 200 * time.Millisecond})
-	c.struck()
-	c.hit(r)
-	begun := time.Now()
 	n := floorAcks
 	if !leads {
 		n *= 5
 	}
+	begun := time.Now()
+	c.l.floor(n, "on disks that are well")
+	well := time.Since(begun)
+	c.begin(kind)
+	r := c.disks[id].add(&diskRule{ops: []diskOp{diskSync}, slow: 200 * time.Millisecond})
+	c.struck()
+	c.hit(r)
+	begun = time.Now()
 	c.l.floor(n, "with a "+kind)
 	for g := range c.groups {
 		if other, _ := c.leader(groupName(g)); other == id {
 			leads = true // of another group: its sends wait
 		}
 	}
-	if took := time.Since(begun); !leads && took > time.Duration(n/(inOrderSenders+freeSenders))*100*time.Millisecond {
-		c.t.Errorf("with a %s %d sends took %v: as if they waited for it", kind, n, took)
+	if took := time.Since(begun); !leads && took > well+time.Duration(n/(inOrderSenders+freeSenders))*100*time.Millisecond {
+		c.t.Errorf("with a %s %d sends took %v, without it %v: as if they waited for it", kind, n, took, well)
 	}
 	c.heal()
 }
