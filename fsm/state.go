@@ -23,7 +23,8 @@ type Store interface {
 	Trim(physical int64) error
 	// DropTopic forgets a topic's queues.
 	DropTopic(topic string, incarnation uint64) error
-	// Pin describes what the store holds now, for a snapshot.
+	// Pin describes what the store holds now, for a snapshot; nil if it is one that
+	// only compares.
 	Pin() *storage.Manifest
 	// Resume makes the store hold what a snapshot describes.
 	Resume(*storage.Manifest) error

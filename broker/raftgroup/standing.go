@@ -137,16 +137,18 @@ func (s *standing) barred(counts func(bar) bool) error {
 
 // RequestVote implements raft.Transport.
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if err := errors.Join(t.standing.mayStand(), t.standing.reaches(args.LastLogTerm, args.LastLogIndex)); err != nil {
-		return err
+	if t.standing.mayStand() != nil || t.standing.reaches(args.LastLogTerm, args.LastLogIndex) != nil {
+		resp.Term = args.Term // as one who says no: an error raft would log as one
+		return nil
 	}
 	return t.NetworkTransport.RequestVote(id, target, args, resp)
 }
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if err := errors.Join(t.standing.mayStand(), t.standing.reaches(args.LastLogTerm, args.LastLogIndex)); err != nil {
-		return err
+	if t.standing.mayStand() != nil || t.standing.reaches(args.LastLogTerm, args.LastLogIndex) != nil {
+		resp.Term = args.Term
+		return nil
 	}
 	return t.NetworkTransport.RequestPreVote(id, target, args, resp)
 }

@@ -153,6 +153,8 @@ func history(t *testing.T, n uint64) (logs []*raft.Log) {
 			l.Data = fsm.Configure(fsm.Configuration{GroupID: "id", SegmentSize: testSegment, DedupSpan: 1000, DedupMax: 100})
 		case i == 3:
 			l.Data = fsm.PutTopic(topic(), false)
+		case i%50 == 45:
+			l.Data = fsm.TakeDigests()
 		case i%10 == 0:
 			l.Data = fsm.CommitOffsets([]fsm.Offset{{Group: "g", Topic: "T", Queue: 0, Offset: int64(i)}})
 		default:
