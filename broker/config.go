@@ -129,6 +129,9 @@ type GroupConfig struct {
 	// PreferredLeader is the node that is to lead it. Default: another one for each
 	// group, in the order of Groups and of the nodes' names.
 	PreferredLeader string `yaml:"preferredLeader"`
+	// Bootstrap: replicas without data may make the group, if all of Replicas are
+	// such. True. False once it is made: its members may be others by now.
+	Bootstrap *bool `yaml:"bootstrap"`
 }
 
 func orDefault[T comparable](v *T, d T) {

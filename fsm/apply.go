@@ -187,6 +187,8 @@ func (s *State) applyOther(kind Kind, r *reader, term uint64) (Status, error) {
 		}
 		s.putAutopilot(a)
 		return Stored, nil
+	case KindRegroup:
+		return s.regroup(r)
 	case KindIncident:
 		return s.noteIncident(r)
 	case KindTrim:

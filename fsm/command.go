@@ -60,10 +60,11 @@ const (
 	KindPutAutopilot  Kind = 17 // how members get votes, and lose them, by themselves
 	KindIncident      Kind = 18 // what operators should find later
 	KindDigest        Kind = 19 // every replica takes its digests
+	KindRegroup       Kind = 20 // the group was recovered by hand, and is another one
 )
 
 // lastKind is the last of them.
-const lastKind = KindDigest
+const lastKind = KindRegroup
 
 // ErrCommand is what a command that can't be applied wraps. It stops the replica.
 var ErrCommand = errors.New("fsm: command can't be applied")
@@ -81,7 +82,8 @@ func Stamp(command []byte, now int64) {
 
 // Configuration is what every replica of a group must agree on to stay equal.
 type Configuration struct {
-	// GroupID is random, made at bootstrap. Once set it never changes.
+	// GroupID is random, made at bootstrap. A recovery by hand makes a new one, as the
+	// old group may live on elsewhere; nothing else changes it.
 	GroupID string `json:"groupId"`
 	// SegmentSize is the size of a CommitLog segment in bytes. Once set it never
 	// changes: another size pads differently, and offsets would differ.

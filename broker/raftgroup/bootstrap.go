@@ -88,6 +88,9 @@ func (g *Group) tryBootstrap(ctx context.Context) (done bool, why string) {
 	if g.hasState() {
 		return true, ""
 	}
+	if g.cfg.Exists {
+		return false, "the configuration says that it exists (bootstrap: false): its leader has to take this replica in"
+	}
 	peers := g.peers()
 	var c raft.Configuration
 	for _, p := range peers {

@@ -29,6 +29,8 @@ type Config struct {
 	// Peers are the nodes the group begins with, this one among them. They
 	// matter once, when the group is made.
 	Peers []Peer
+	// Exists: the group was made long ago. A replica without data never makes it.
+	Exists bool
 	// ClientAddress is where clients reach this replica: the store host of what
 	// it stores while it leads.
 	ClientAddress netip.AddrPort

@@ -21,6 +21,7 @@ import (
 type standingIn struct {
 	Member  bool   `json:"member"`        // it is one; from now on, if it was none
 	Why     string `json:"why,omitempty"` // it is none
+	Group   string `json:"groupId"`       // the leader's
 	Term    uint64 `json:"term"`          // of the leader
 	Node    string `json:"node"`          // the leader's
 	Address string `json:"address"`       // the leader's, for clients
@@ -167,10 +168,25 @@ func (g *Group) askStanding(ctx context.Context) (standingIn, error) {
 		tried = append(tried, f.id)
 		var s standingIn
 		if s, err = g.askLeader(ctx, f.id, f.addr); err == nil {
-			return s, nil
+			if err = g.heeds(s); err == nil {
+				return s, nil
+			}
 		}
 	}
 	return standingIn{}, err
+}
+
+// heeds is nil, or says why the word of this leader means nothing here: another
+// group of this name may live on after a recovery by hand, or have been made anew.
+func (g *Group) heeds(s standingIn) error {
+	own := g.state.Configuration().GroupID
+	switch term := g.raft().CurrentTerm(); {
+	case own != "" && s.Group != own:
+		return fmt.Errorf("%s leads another group of this name (%s, this replica is of %s)", s.Node, s.Group, own)
+	case s.Term < term:
+		return fmt.Errorf("%s leads in term %d, this replica is in term %d", s.Node, s.Term, term)
+	}
+	return nil
 }
 
 // known are the addresses of the peers that this replica has heard of.
@@ -227,7 +243,7 @@ func (g *Group) standingOf(ctx context.Context, from string) (standingIn, error)
 		return standingIn{}, err
 	}
 	l := g.Leadership()
-	s := standingIn{Term: l.Term, Node: l.Node, Address: l.Address}
+	s := standingIn{Group: g.state.Configuration().GroupID, Term: l.Term, Node: l.Node, Address: l.Address}
 	servers, err := g.servers()
 	if err != nil {
 		return s, err

@@ -108,6 +108,13 @@ func (g *Group) leaderless() time.Duration {
 	return time.Since(heard)
 }
 
+// newGroupID makes the id of a group.
+func newGroupID() (string, error) {
+	var id [16]byte
+	_, err := rand.Read(id[:])
+	return hex.EncodeToString(id[:]), err
+}
+
 // configure gives a new group its configuration, or an old one what of ours may
 // change.
 func (g *Group) configure(ctx context.Context) error {
@@ -122,11 +129,10 @@ func (g *Group) configure(ctx context.Context) error {
 		return nil
 	}
 	if want.GroupID == "" {
-		var id [16]byte
-		if _, err := rand.Read(id[:]); err != nil {
+		var err error
+		if want.GroupID, err = newGroupID(); err != nil {
 			return err
 		}
-		want.GroupID = hex.EncodeToString(id[:])
 	}
 	_, err := g.apply(ctx, fsm.Configure(want))
 	return err

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -18,8 +19,13 @@ import (
 )
 
 // recoveredTerms is how far a recovery raises the term: the old members, should
-// they hold elections of their own, never get there.
-const recoveredTerms = 1 << 20
+// they hold elections of their own, never get there. To it comes a random number
+// below recoveredSpread: two survivors that were both recovered are two groups, and
+// an entry of one must not look like one of the other.
+const (
+	recoveredTerms  = 1 << 20
+	recoveredSpread = 1 << 16
+)
 
 // Recovery says that a group that had lost its majority was given new members by
 // hand: the replica that has it in its identity, and perhaps others that are new.
@@ -35,6 +41,7 @@ type Recovery struct {
 	Was     string   `json:"was"`
 	MadeAs  string   `json:"madeAs"` // the ServerID that the store was made under
 	Term    uint64   `json:"term"`
+	GroupID string   `json:"groupId"` // the group is another one from then on: the old one may live on
 	Members []Voter  `json:"members"`
 	Dropped []string `json:"dropped"` // ServerIDs of the members before
 }
@@ -139,12 +146,16 @@ func planRecovery(cfg *RecoverConfig) (*RecoveryPlan, error) {
 	if address == "" {
 		return nil, fmt.Errorf("%w: it is not known where the peer port of %s is, as it was not a member: name its configuration", ErrNoRecovery, id.Node)
 	}
-	var random [incarnationBytes]byte
+	var random [incarnationBytes + 2]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return nil, err
 	}
+	rec.Term += uint64(binary.BigEndian.Uint16(random[incarnationBytes:])) % recoveredSpread
+	if rec.GroupID, err = newGroupID(); err != nil {
+		return nil, err
+	}
 	p.Identity = id
-	p.Identity.Incarnation, p.Identity.Recovered = hex.EncodeToString(random[:]), rec
+	p.Identity.Incarnation, p.Identity.Recovered = hex.EncodeToString(random[:incarnationBytes]), rec
 	rec.Members = append([]Voter{{string(p.Identity.ServerID()), address}}, cfg.Peers...)
 	for i, m := range rec.Members {
 		switch {
@@ -223,6 +234,7 @@ func (g *Group) finishRecovery(r *Recovery) error {
 	}
 	logs := []*raft.Log{
 		{Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(conf)},
+		{Type: raft.LogCommand, Data: fsm.Regroup(r.GroupID)},
 		{Type: raft.LogCommand, Data: fsm.NoteIncident(string(g.id),
 			fmt.Sprintf("was %s until raft recover, at %s, made it the first member instead of %s", r.Was, r.At, strings.Join(r.Dropped, ", ")))},
 	}
