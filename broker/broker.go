@@ -137,6 +137,7 @@ func (b *Broker) groupConfig(g *GroupConfig, nodes []string) raftgroup.Config {
 		Cluster: cfg.BrokerClusterName, Name: b.name, Node: cfg.NodeID,
 		ClientAddress:   b.addr,
 		Dir:             filepath.Join(cfg.StorePathRootDir, b.name),
+		ListenFirst:     cfg.listenFirst,
 		Exists:          g.Bootstrap != nil && !*g.Bootstrap,
 		Port:            b.node.port,
 		Election:        time.Duration(cfg.ElectionTimeout),

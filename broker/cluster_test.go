@@ -72,6 +72,7 @@ func newCluster(root string, n int, tweak func(*Config)) (*testCluster, error) {
 	}
 	c := &testCluster{nodes: map[string]*Node{}}
 	c.cfg = Config{
+		listenFirst:             -1,
 		Nodes:                   map[string]NodeConfig{},
 		Groups:                  []GroupConfig{{BrokerName: "broker-a", Replicas: map[string]string{}}},
 		StorePathRootDir:        root,

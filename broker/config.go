@@ -112,7 +112,8 @@ type Config struct {
 	// Name service.
 	NamesrvHeartbeat Duration `yaml:"registerBrokerPeriod"` // 10s
 
-	now func() time.Time // the machine's clock
+	now         func() time.Time // the machine's clock
+	listenFirst time.Duration    // see raftgroup.Config
 }
 
 // NodeConfig is where a node is reached.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -33,6 +34,10 @@ type replicaState struct {
 	// LeaderPeer is the peer port of the leader it knows.
 	LeaderPeer    string `json:"leaderPeer,omitempty"`
 	ClientAddress string `json:"clientAddress"` // where clients reach it
+	// Former is this node's incarnation that members of the group look for, if so.
+	Former string `json:"former,omitempty"`
+	// Listened is how long this replica has been there to be looked for, in ms.
+	Listened int64 `json:"listened"`
 	// Peers are the members the group begins with, by its configuration.
 	Peers []Peer `json:"peers"`
 	// What says whether it may lead, see candidate.
@@ -56,6 +61,32 @@ type replicaState struct {
 	Fenced    string `json:"fenced,omitempty"`
 	Slow      bool   `json:"slow,omitempty"`
 	StoreTime int64  `json:"storeTime"` // ms that entries take to be stored, of late
+}
+
+// former is the incarnation of this node that others look for: they are members of
+// the group, which so exists, and this replica has lost its data.
+type former struct {
+	mu sync.Mutex
+	id string
+	at time.Time
+}
+
+// formerFor is how long it counts that somebody was looking: they look all the time.
+const formerFor = 10 * time.Second
+
+func (f *former) note(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.id, f.at = id, time.Now()
+}
+
+func (f *former) get() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if time.Since(f.at) > formerFor {
+		return ""
+	}
+	return f.id
 }
 
 // bootstrap brings a replica without any state into the group. One node makes
@@ -102,6 +133,10 @@ func (g *Group) tryBootstrap(ctx context.Context) (done bool, why string) {
 			return false, fmt.Sprintf("at %s is %s, not the node %s that this one knows: check the node ids and addresses", p.Address, s.ServerID, p.Node)
 		case s.HasState:
 			return false, fmt.Sprintf("%s has state: the group exists, its leader %s has to take this replica, %s, in", s.ServerID, s.Leader, g.id)
+		case s.Former != "":
+			return false, fmt.Sprintf("somebody looks for %s at %s, where %s is now: the group exists, and its leader has to take this replica in", s.Former, p.Address, s.ServerID)
+		case s.Listened < g.cfg.ListenFirst.Milliseconds():
+			return false, fmt.Sprintf("%s has just started: members of the group may be looking for who it was", s.ServerID)
 		case !slices.Equal(s.Peers, peers):
 			return false, fmt.Sprintf("the configuration of %s says that the members are %v, that of this node says %v", s.ServerID, s.Peers, peers)
 		}
@@ -154,6 +189,7 @@ func (g *Group) describe() replicaState {
 	s := replicaState{
 		ServerID: string(g.id), Address: g.cfg.Port.Addr().String(),
 		HasState: g.hasState(), Leader: string(leader), Peers: g.peers(),
+		Former: g.former.get(), Listened: time.Since(g.begun).Milliseconds(),
 		Applied: applied, Complete: g.store.Complete(), Room: f.room && g.room() == nil,
 		Fenced: g.Fenced(), Slow: f.slow, StoreTime: f.average.Milliseconds(),
 		OperatorTerm: g.handover.operatorTerm(),

@@ -42,9 +42,12 @@ type Config struct {
 	// their own.
 	Stable raft.StableStore
 
-	Flush           raftlog.FlushMode
-	BootID          string        // needed for AsyncFlush
-	Election        time.Duration // raft's heartbeat and election timeout, 300 ms
+	Flush    raftlog.FlushMode
+	BootID   string        // needed for AsyncFlush
+	Election time.Duration // raft's heartbeat and election timeout, 300 ms
+	// ListenFirst is how long a group is not made: members of it that are there would
+	// look for this node's replica meanwhile. 3 times Election; negative: not at all.
+	ListenFirst     time.Duration
 	SegmentSize     int64         // of the CommitLog, when the group is made; 1 GiB
 	RaftSegmentSize int64         // of the raft log, 64 MiB
 	SnapshotBytes   int64         // raft log bytes between snapshots, 512 MiB
@@ -110,6 +113,7 @@ type Leadership struct {
 
 func (c *Config) validate() error {
 	setDefault(&c.Election, 300*time.Millisecond)
+	setDefault(&c.ListenFirst, 3*c.Election)
 	setDefault(&c.SegmentSize, 1<<30)
 	setDefault(&c.RaftSegmentSize, 64<<20)
 	setDefault(&c.SnapshotBytes, 512<<20)

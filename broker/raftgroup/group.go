@@ -26,6 +26,7 @@ type Group struct {
 	id       raft.ServerID
 	identity Identity
 	hadState bool // when it was opened
+	begun    time.Time
 	logger   hclog.Logger
 
 	log    *raftlog.Log
@@ -42,6 +43,7 @@ type Group struct {
 	leadership atomic.Pointer[Leadership]
 	leading    sync.Mutex // over each change of leadership
 	progress   progress
+	former     former
 	standing   standing
 	handover   handover
 	taking     intake
@@ -84,6 +86,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	g := &Group{
 		cfg:    cfg,
 		logger: cfg.Logger.With("group", cfg.Name),
+		begun:  time.Now(),
 		clock:  newLogClock(cfg.Now, cfg.Wall),
 	}
 	g.changing = make(changing, 1)
@@ -217,7 +220,7 @@ func (g *Group) start(l *life) {
 	g.tableChanges = g.state.TableChanges()
 	// From here on raft's goroutines, which run already, find all they need.
 	close(l.ready)
-	g.direct(portGroup{serverID: string(g.id), serve: g.serve})
+	g.direct(portGroup{serverID: string(g.id), serve: g.serve, mistaken: g.former.note})
 	g.done.Go(g.watchFailures)
 	g.done.Go(g.watchDisk)
 	g.done.Go(g.probes)

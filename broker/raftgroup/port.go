@@ -44,6 +44,8 @@ type portGroup struct {
 	serverID string
 	// serve takes over the connection and closes it, or has it closed.
 	serve func(hello, net.Conn)
+	// mistaken, if set, is told when a peer means another incarnation of this node.
+	mistaken func(id string)
 	// refuse is why there is nothing for a peer here but answers to its questions;
 	// nil if there is.
 	refuse error
@@ -238,6 +240,9 @@ func (p *Port) check(h hello) (portGroup, error) {
 	// Only a question is for whoever is there.
 	case h.To == "" && h.Kind == streamState:
 	case h.To != g.serverID && !mutant.On("incarnation"):
+		if g.mistaken != nil && nodeOf(h.To) == nodeOf(g.serverID) {
+			g.mistaken(h.To)
+		}
 		return g, fmt.Errorf("this replica of group %q is %s, not %q: its data directory is another one", h.Group, g.serverID, h.To)
 	case g.refuse != nil && h.Kind != streamState:
 		return g, g.refuse
