@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -142,10 +143,15 @@ func orDefault[T comparable](v *T, d T) {
 	}
 }
 
+// DataDir is where this node keeps its data.
+func (c *Config) DataDir() string {
+	return cmp.Or(c.StorePathRootDir, filepath.Join("data", c.NodeID))
+}
+
 func (c *Config) setDefaults() {
 	yes := true
 	orDefault(&c.BrokerClusterName, "DefaultCluster")
-	orDefault(&c.StorePathRootDir, filepath.Join("data", c.NodeID))
+	c.StorePathRootDir = c.DataDir()
 	orDefault(&c.FlushDiskType, "SYNC_FLUSH")
 	orDefault(&c.MappedFileSizeCommitLog, 1<<30)
 	orDefault(&c.FileReservedTime, 72)

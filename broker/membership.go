@@ -12,6 +12,10 @@ import (
 	"github.com/raftmq/raftmq/remoting"
 )
 
+// minDeadAfter is the shortest silence that may count as death: an election and a
+// disk's pause are no reason to take a member out.
+const minDeadAfter = 5 * time.Second
+
 // raftAddPeer answers RaftAddPeerRequest.
 func (b *Broker) raftAddPeer(ctx context.Context, _ *session, req *remoting.Command) (answer, error) {
 	addr := req.Ext.Get("address")
@@ -23,10 +27,11 @@ func (b *Broker) raftAddPeer(ctx context.Context, _ *session, req *remoting.Comm
 		return answer{}, err
 	}
 	m, err := b.group.AddPeer(ctx, addr, req.Ext.Get("node"), learner)
-	if err != nil {
+	already := errors.Is(err, raftgroup.ErrAlreadyMember)
+	if err != nil && !already {
 		return answer{}, err
 	}
-	return answer{body: (&remoting.RaftMember{ServerID: m.ServerID, Address: m.Peer}).AppendBody(nil)}, nil
+	return answer{body: (&remoting.RaftMember{ServerID: m.ServerID, Address: m.Peer, Already: already}).AppendBody(nil)}, nil
 }
 
 // raftRemovePeer answers RaftRemovePeerRequest.
@@ -97,6 +102,9 @@ func (b *Broker) raftSetAutopilot(ctx context.Context, _ *session, req *remoting
 	}
 	if c.MinVoters < 0 || c.Stable < 0 || c.DeadAfter < 0 {
 		return answer{}, remoting.Errorf(remoting.InvalidParameter, "minVoters %d, stableMs %d, deadAfterMs %d: want 0 for the default, or more", c.MinVoters, c.Stable, c.DeadAfter)
+	}
+	if c.DeadAfter > 0 && c.DeadAfter < minDeadAfter.Milliseconds() {
+		return answer{}, remoting.Errorf(remoting.InvalidParameter, "deadAfterMs %d: want 0 for the default, or %d at least", c.DeadAfter, minDeadAfter.Milliseconds())
 	}
 	return answer{}, b.group.SetAutopilot(ctx, fsm.Autopilot{
 		KeepDead: !c.CleanupDead, MinVoters: c.MinVoters, Stable: c.Stable, DeadAfter: c.DeadAfter, MaxTrailing: c.MaxTrailing,

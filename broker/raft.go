@@ -12,6 +12,10 @@ import (
 func (b *Broker) raftStatus(context.Context, *session, *remoting.Command) (answer, error) {
 	s := b.group.Status()
 	s.ReadErrors = b.counters.readErrors.Load()
+	s.Configured = len(b.configured)
+	for _, g := range b.cfg.Groups {
+		s.Groups = append(s.Groups, g.BrokerName)
+	}
 	return answer{body: s.AppendBody(nil)}, nil
 }
 

@@ -45,6 +45,8 @@ type RaftStatus struct {
 	StoreTime    int64        `json:"storeTimeMs"`            // that entries take to be stored, of late
 	NoRoom       string       `json:"noRoom,omitempty"`       // why it takes no messages for want of room
 	ReadErrors   int64        `json:"readErrors"`             // pulls that could not be answered for an error of the disk
+	Configured   int          `json:"configured"`             // replicas that its node's file names for the group
+	Groups       []string     `json:"groups,omitempty"`       // that its node's file names
 	Members      []RaftMember `json:"members"`
 	// LeaderAddress is where clients reach the leader; "" also while it does not
 	// serve yet.
@@ -78,6 +80,8 @@ type RaftMember struct {
 	Learner  bool   `json:"learner,omitempty"`  // stays without a vote until it is promoted
 	Client   string `json:"client,omitempty"`   // where clients reach it
 	BrokerID int64  `json:"brokerId,omitempty"` // while it does not lead
+	// Already: it was a member before it was to be taken in, and nothing was changed.
+	Already bool `json:"already,omitempty"`
 }
 
 // AppendBody appends the status.

@@ -132,7 +132,11 @@ func (g *Group) tryBootstrap(ctx context.Context) (done bool, why string) {
 		case !isNode(s.ServerID, p.Node), p.Node == g.cfg.Node && s.ServerID != string(g.id):
 			return false, fmt.Sprintf("at %s is %s, not the node %s that this one knows: check the node ids and addresses", p.Address, s.ServerID, p.Node)
 		case s.HasState:
-			return false, fmt.Sprintf("%s has state: the group exists, its leader %s has to take this replica, %s, in", s.ServerID, s.Leader, g.id)
+			leader := "its leader"
+			if s.Leader != "" {
+				leader += ", " + s.Leader + ","
+			}
+			return false, fmt.Sprintf("%s has state: the group exists, %s has to take this replica, %s, in", s.ServerID, leader, g.id)
 		case s.Former != "":
 			return false, fmt.Sprintf("somebody looks for %s at %s, where %s is now: the group exists, and its leader has to take this replica in", s.Former, p.Address, s.ServerID)
 		case s.Listened < g.cfg.ListenFirst.Milliseconds():

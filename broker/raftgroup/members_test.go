@@ -114,6 +114,9 @@ func (c *testCluster) add(n *testNode) {
 	c.t.Helper()
 	c.change("add "+n.id, func(ctx context.Context, g *Group) error {
 		_, err := g.AddPeer(ctx, n.addr, n.id, false)
+		if errors.Is(err, ErrAlreadyMember) {
+			return nil // what was tried before, with an unknown outcome, has come about
+		}
 		return err
 	})
 }
@@ -319,6 +322,22 @@ func TestQuorumIsNotGivenAway(t *testing.T) {
 	})
 }
 
+// The last vote of a group stays, whoever insists.
+func TestLastVoterStays(t *testing.T) {
+	inCluster(t, 1, nil, func(t *testing.T, c *testCluster) {
+		c.waitDirectory(1)
+		g := c.leader().group()
+		for _, force := range []bool{false, true} {
+			for what, err := range map[string]error{"removing": g.RemovePeer(t.Context(), "n1", force), "demoting": g.Demote(t.Context(), "n1", force)} {
+				if !errors.Is(err, ErrQuorum) || !strings.Contains(err.Error(), what+" "+g.ID()+" would leave no voter") {
+					t.Errorf("%s it: %v", what, err)
+				}
+			}
+		}
+		c.createTopic("T", 1)
+	})
+}
+
 // An operator's learner stays one; a demoted leader has handed over; who has no
 // vote is never made leader, whoever tells it to stand.
 func TestLearners(t *testing.T) {
@@ -334,6 +353,16 @@ func TestLearners(t *testing.T) {
 			_, err := g.AddPeer(ctx, c.nodes[3].addr, "", true)
 			return err
 		})
+		c.settle()
+		members := c.voters()
+		for _, n := range c.nodes {
+			if m, err := c.leader().group().AddPeer(t.Context(), n.addr, n.id, n != c.leader()); !errors.Is(err, ErrAlreadyMember) || nodeOf(m.ServerID) != n.id {
+				t.Errorf("taking %s in again: %+v, %v", n.id, m, err)
+			}
+		}
+		if v := c.voters(); v != members {
+			t.Errorf("the members are %s, and were %s", v, members)
+		}
 		time.Sleep(time.Minute)
 		if v := c.voters(); !strings.Contains(v, "!"+old.id) || !strings.Contains(v, "!n4") {
 			t.Fatalf("the members are %s", v)

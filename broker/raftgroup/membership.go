@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,9 @@ var (
 	ErrQuorum = errors.New("the group would lose its quorum")
 	// ErrMember: there is no such member, or who is at an address can't be one.
 	ErrMember = errors.New("no such member")
+	// ErrAlreadyMember: who is to be taken in is a member at that address, and
+	// nothing was changed.
+	ErrAlreadyMember = errors.New("it is a member already")
 	// ErrHandedOver: leadership was given away first, and the next leader is to be
 	// asked.
 	ErrHandedOver = fmt.Errorf("%w any more: ask the next one", ErrNotLeader)
@@ -57,7 +61,8 @@ func (g *Group) beginChange(ctx context.Context) error {
 
 // AddPeer takes in the replica at an address, host:port of its peer port, without
 // a vote. With a node it has to be that one's. A learner stays without a vote
-// until it is promoted. It may be a member already: then this changes its address.
+// until it is promoted. It may be a member already: then this changes its address,
+// or is ErrAlreadyMember, with the member, if that is its address.
 func (g *Group) AddPeer(ctx context.Context, address, node string, learner bool) (fsm.Member, error) {
 	if err := g.beginChange(ctx); err != nil {
 		return fsm.Member{}, err
@@ -71,8 +76,19 @@ func (g *Group) AddPeer(ctx context.Context, address, node string, learner bool)
 		return fsm.Member{}, fmt.Errorf("%w: at %s is %s, not node %s", ErrMember, address, s.ServerID, node)
 	}
 	m := fsm.Member{Node: nodeOf(s.ServerID), ServerID: s.ServerID, Peer: address, Client: s.ClientAddress, Learner: learner}
-	if old, ok := g.state.Member(m.Node); ok && old.ServerID == m.ServerID {
+	old, ok := g.state.Member(m.Node)
+	if ok = ok && old.ServerID == m.ServerID; ok {
 		m.Learner = m.Learner || old.Learner
+	}
+	servers, err := g.servers()
+	if err != nil {
+		return m, err
+	}
+	for _, s := range servers {
+		there := string(s.ID) == m.ServerID && s.Address == peerAddress(s.ID, address)
+		if there && (s.Suffrage == raft.Voter || ok && old.Learner == m.Learner) {
+			return m, ErrAlreadyMember
+		}
 	}
 	return m, g.takeIn(ctx, m)
 }
@@ -82,7 +98,7 @@ func (g *Group) askNewcomer(ctx context.Context, address string) (replicaState, 
 	s, err := g.ask(ctx, address)
 	switch {
 	case err != nil:
-		return s, fmt.Errorf("%w: nobody at %s says that it has a replica of the group: is the node up, and the group among its groups? %w", ErrMember, address, err)
+		return s, fmt.Errorf("%w: nobody at %s says that it has a replica of the group: is the node up, is this its peer port (not that for clients), and is the group among its groups? %w", ErrMember, address, err)
 	case nodeOf(s.ServerID) == "":
 		return s, fmt.Errorf("%w: %s says that it is %q", ErrMember, address, s.ServerID)
 	case s.HasState && s.LogEnd.Index > 0 && s.GroupID != "" && s.GroupID != g.state.Configuration().GroupID:
@@ -206,6 +222,11 @@ func (g *Group) changeMember(ctx context.Context, name, what string, force, give
 	if err != nil {
 		return err
 	}
+	if !gives {
+		if err := g.notLast(m, what); err != nil {
+			return err
+		}
+	}
 	if gives != (m.Suffrage == raft.Voter) && !force {
 		if err := g.keepsQuorum(m, what, gives); err != nil {
 			return err
@@ -218,6 +239,18 @@ func (g *Group) changeMember(ctx context.Context, name, what string, force, give
 		return ErrHandedOver
 	}
 	return change(m)
+}
+
+// notLast refuses to take the last vote of a group, which nothing can force.
+func (g *Group) notLast(m raft.Server, what string) error {
+	servers, err := g.servers()
+	if err != nil {
+		return err
+	}
+	if m.Suffrage != raft.Voter || slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID != m.ID && s.Suffrage == raft.Voter }) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s %s would leave no voter: give another one a vote first (raft add-peer, raft promote)", ErrQuorum, what, m.ID)
 }
 
 // keepsQuorum is C2, for a member that gets a vote or loses it.

@@ -71,6 +71,8 @@ type RecoverConfig struct {
 	// Peers are further voters. They are new replicas, that are running with empty
 	// directories: none of them was a member before.
 	Peers []Voter
+	// Again: also if it was recovered, and has got no member since then.
+	Again bool
 	// Dry: find out what would be done, and change nothing.
 	Dry bool
 }
@@ -84,8 +86,12 @@ type RecoveryPlan struct {
 	LastTerm uint64
 }
 
-// ErrNoRecovery is what the refusal of a recovery wraps.
-var ErrNoRecovery = errors.New("the group can't be recovered from this replica")
+var (
+	// ErrNoRecovery is what the refusal of a recovery wraps.
+	ErrNoRecovery = errors.New("the group can't be recovered from this replica")
+	// ErrRecovered: it was recovered before, and there is nothing new to recover.
+	ErrRecovered = fmt.Errorf("%w: it was recovered already", ErrNoRecovery)
+)
 
 // Recover makes the replica in a directory, which nobody has open, the only voter
 // of its group, with others that are new if they are given. Messages that only the
@@ -124,7 +130,13 @@ func planRecovery(cfg *RecoverConfig) (*RecoveryPlan, error) {
 	if err := p.readLog(cfg); err != nil {
 		return nil, err
 	}
-	if old := id.Recovered; old != nil && old.Term > p.LastTerm { // it was never started
+	old := id.Recovered
+	started := old != nil && old.Term <= p.LastTerm
+	alone := len(p.Before) == 1 && p.Before[0].ID == id.ServerID()
+	if old != nil && (!started || alone) && !cfg.Again {
+		return nil, fmt.Errorf("%w: %s is %s since %s, and nothing was changed: start the node", ErrRecovered, old.Was, id.ServerID(), old.At)
+	}
+	if old != nil && !started {
 		term = max(term, old.Term)
 		for _, m := range old.Members {
 			p.Before = append(p.Before, raft.Server{ID: raft.ServerID(m.ServerID), Address: peerAddress(raft.ServerID(m.ServerID), m.Address)})

@@ -13,10 +13,21 @@ import (
 
 // recover recovers a node that is down.
 func (n *testNode) recover(dry bool, peers ...Voter) (*RecoveryPlan, error) {
+	fs := n.lastFS()
+	return Recover(RecoverConfig{FS: fs, Dir: "data", Stable: n.stable, Peers: peers, Dry: dry})
+}
+
+func (n *testNode) recoverAgain(again bool) (*RecoveryPlan, error) {
+	fs := n.lastFS()
+	return Recover(RecoverConfig{FS: fs, Dir: "data", Stable: n.stable, Again: again})
+}
+
+// lastFS is the disk of a node that is down.
+func (n *testNode) lastFS() disk.FS {
 	if n.left != nil {
 		n.fs, n.stable, n.left = n.left.fs, n.left.stable, nil
 	}
-	return Recover(RecoverConfig{FS: n.fs, Dir: "data", Stable: n.stable, Peers: peers, Dry: dry})
+	return n.fs
 }
 
 // survivor is a cluster of which one node is left, and is down, and what it holds.
@@ -100,9 +111,23 @@ func TestRecoverAgain(t *testing.T) {
 	survivor(t, func(t *testing.T, c *testCluster, n *testNode, want []string) {
 		for round := range 2 {
 			var plan *RecoveryPlan
-			for range 2 {
+			for again := range 2 {
+				if round+again > 0 { // there is nothing new: only who insists
+					before, err := ReadIdentity(n.lastFS(), "data")
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, dry := range []bool{true, false} {
+						if _, err := n.recover(dry); !errors.Is(err, ErrRecovered) || !strings.Contains(err.Error(), string(before.ServerID())) {
+							t.Errorf("round %d, again: %v", round, err)
+						}
+					}
+					if after, err := ReadIdentity(n.fs, "data"); err != nil || after.ServerID() != before.ServerID() {
+						t.Errorf("a refused recovery made it %s, it was %s: %v", after.ServerID(), before.ServerID(), err)
+					}
+				}
 				var err error
-				if plan, err = n.recover(false); err != nil {
+				if plan, err = n.recoverAgain(round+again > 0); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -128,7 +153,7 @@ func TestRecoverIsCutShort(t *testing.T) {
 			before, stable := n.fs.Clone(), n.stable.clone()
 			done := 0
 			for at := 1; done == 0 || at <= 60; at++ {
-				n.fs, n.stable = before.Clone(), stable.clone()
+				n.fs, n.stable, n.left = before.Clone(), stable.clone(), nil
 				// The recovery is cut short at one operation, if it has so many.
 				count := at
 				n.fs.SetHook(func(disk.Op) error {
