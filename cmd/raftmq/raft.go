@@ -57,6 +57,9 @@ func replicas(ctx context.Context, c *cli.Context, a *client.Admin) ([]replica, 
 	}
 	names := slices.Sorted(maps.Keys(info.Brokers))
 	if g := c.String("group"); g != "" {
+		if !slices.Contains(names, g) && len(names) > 0 {
+			return nil, usage("there is no group %s at the name servers; there are %s", g, strings.Join(names, ", "))
+		}
 		names = []string{g}
 	}
 	var all []replica
@@ -119,6 +122,10 @@ func raftListPeers(c *cli.Context) error {
 func raftStatus(c *cli.Context) error {
 	return withReplicas(c, func(ctx context.Context, a *client.Admin, all []replica) error {
 		t := newTable("group", "node", "address", "state", "term", "commit", "applied", "last", "snapshot", "log end", "missing", "complete", "error")
+		asJSON := c.String("output") == "json"
+		if asJSON { // more than a line can show
+			t.headings = append(t.headings, "scrub")
+		}
 		failed := false
 		for _, group := range groupsOf(all) {
 			led := false
@@ -129,7 +136,11 @@ func raftStatus(c *cli.Context) error {
 					continue
 				}
 				s := r.status
-				t.add(r.group, r.node, r.addr, s.State, s.Term, s.CommitIndex, s.AppliedIndex, s.LastIndex, s.Snapshot, s.CommitLogEnd, s.Missing, s.Complete, trouble(s))
+				cells := []any{r.group, r.node, r.addr, s.State, s.Term, s.CommitIndex, s.AppliedIndex, s.LastIndex, s.Snapshot, s.CommitLogEnd, s.Missing, s.Complete, trouble(s)}
+				if asJSON {
+					cells = append(cells, s.Scrub)
+				}
+				t.add(cells...)
 				failed = failed || s.Failure != "" || s.DiskHung != ""
 				tellIncidents(s)
 				led = led || s.ServerID == s.Leader
@@ -138,6 +149,10 @@ func raftStatus(c *cli.Context) error {
 				failed = true
 				fmt.Fprintf(os.Stderr, "%s has no leader\n", group[0].group)
 			}
+		}
+		if text := unknownGroups(c, all); text != "" {
+			failed = true
+			fmt.Fprintln(os.Stderr, text)
 		}
 		if err := t.print(c); err != nil || !failed {
 			return err
@@ -192,6 +207,41 @@ func withDead(group []replica) []replica {
 		missing[0].addr = dead[0].addr
 	}
 	return append(live, missing...)
+}
+
+// allWithDead is withDead for all groups.
+func allWithDead(all []replica) (full []replica) {
+	for _, group := range groupsOf(all) {
+		full = append(full, withDead(group)...)
+	}
+	return full
+}
+
+// unknownGroups says which groups there are, as the nodes' files have it, of which
+// the name server knows none, as after a start; "" if there is none.
+func unknownGroups(c *cli.Context, all []replica) string {
+	if c.String("group") != "" {
+		return "" // that one is known
+	}
+	known, missing := map[string]bool{}, map[string]bool{}
+	for _, r := range all {
+		known[r.group] = true
+	}
+	for _, r := range all {
+		if r.err != nil {
+			continue
+		}
+		for _, g := range r.status.Groups {
+			if !known[g] {
+				missing[g] = true
+			}
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the name server knows %d of %d groups, and no replica of %s: they have not registered, or are down",
+		len(known), len(known)+len(missing), strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
 }
 
 // viewOf is how the leader of a group sees it, if that answers, or else another
@@ -264,9 +314,9 @@ func raftSnapshot(c *cli.Context) error {
 	return withReplicas(c, func(ctx context.Context, a *client.Admin, all []replica) error {
 		t := newTable("group", "node", "snapshot", "was", "error")
 		failed := false
-		for _, r := range all {
+		for _, r := range allWithDead(all) {
 			if r.err != nil {
-				t.add(r.group, "", "", "", r.err.Error())
+				t.add(r.group, r.node, "", "", "unreachable: "+r.err.Error())
 				failed = true
 				continue
 			}

@@ -9,6 +9,9 @@ import (
 	"github.com/raftmq/raftmq/client"
 )
 
+// minDeadAfter is the shortest silence that brokers let count as death.
+const minDeadAfter = 5 * time.Second
+
 // raftAutopilotCommand is about changes of membership that nobody asks for.
 func raftAutopilotCommand() *cli.Command {
 	group := &cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "broker `GROUP`, has to be given"}
@@ -20,10 +23,10 @@ func raftAutopilotCommand() *cli.Command {
 			{Name: "state", Usage: "show how the leader sees its members", Flags: flags, Action: autopilotState},
 			{Name: "get-config", Usage: "show what holds", Flags: flags, Action: autopilotConfig},
 			{Name: "set-config", Usage: "change what holds; what is not given stays", Flags: append(flags[:len(flags):len(flags)],
-				&cli.BoolFlag{Name: "cleanup-dead", Usage: "take dead members out that others have replaced"},
+				&cli.BoolFlag{Name: "cleanup-dead", Usage: "take dead members out that others have replaced; a new group does", DefaultText: "as it is"},
 				&cli.IntFlag{Name: "min-voters", Usage: "take no dead voter out if fewer than `N` remained; 0: the default"},
 				&cli.DurationFlag{Name: "stable", Usage: "a new member gets its vote when it has been well for `TIME`; 0: the default"},
-				&cli.DurationFlag{Name: "dead-after", Usage: "a member that is silent for `TIME` is dead; 0: the default"},
+				&cli.DurationFlag{Name: "dead-after", Usage: "a member that is silent for `TIME`, 5s at least, is dead; 0: the default"},
 				&cli.Uint64Flag{Name: "max-trailing", Usage: "a member that is well may be `N` entries behind; 0: the default"},
 			), Action: autopilotSetConfig},
 		},
@@ -74,6 +77,12 @@ func autopilotSetConfig(c *cli.Context) error {
 		if c.Duration(name) < 0 {
 			return usage("--%s %v: want 0 or more; see %s --help", name, c.Duration(name), c.Command.HelpName)
 		}
+	}
+	if d := c.Duration("dead-after"); d > 0 && d < minDeadAfter {
+		return usage("--dead-after %v: want 0 for the default, or %v at least, as an election is no death; see %s --help", d, minDeadAfter, c.Command.HelpName)
+	}
+	if d := c.Duration("stable"); d > 0 && d < time.Millisecond {
+		return usage("--stable %v: want 0 for the default, or 1ms at least; see %s --help", d, c.Command.HelpName)
 	}
 	if c.Int("min-voters") < 0 {
 		return usage("--min-voters %d: want 0 or more; see %s --help", c.Int("min-voters"), c.Command.HelpName)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 
@@ -79,18 +81,32 @@ func raftAddPeer(c *cli.Context) error {
 	if err := needFlags(c, "group", "address"); err != nil {
 		return err
 	}
+	if host, port, err := net.SplitHostPort(c.String("address")); err != nil || host == "" || !isPort(port) {
+		return usage("--address %s: want HOST:PORT of the node's peer port; see %s --help", c.String("address"), c.Command.HelpName)
+	}
 	return withLeader(c, func(ctx context.Context, a *client.Admin, addr string) error {
 		m, err := a.RaftAddPeer(ctx, addr, c.String("address"), c.String("node"), c.Bool("learner"))
 		if err != nil {
 			return err
 		}
-		if !c.Bool("learner") {
+		switch {
+		case m.Already:
+			fmt.Fprintf(os.Stderr, "%s is a member already, and nothing was changed: see raftmq raft list-peers\n", m.ServerID)
+			t := newTable("group", "member", "address")
+			t.add(c.String("group"), m.ServerID, m.Address)
+			return t.print(c)
+		case !c.Bool("learner"):
 			fmt.Fprintf(os.Stderr, "%s has joined without a vote, and gets one when it is caught up: see raftmq raft health\n", m.ServerID)
 		}
 		t := newTable("group", "added", "address")
 		t.add(c.String("group"), m.ServerID, m.Address)
 		return t.print(c)
 	})
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 func raftChange(c *cli.Context, what string, change func(a *client.Admin) func(ctx context.Context, addr, node string, force bool) error) error {

@@ -22,8 +22,8 @@ func raftRecoverCommand() *cli.Command {
 			"the one whose column last is highest, while that node is stopped. It reads the whole data directory first,\n" +
 			"and refuses a damaged one. All entries of its log count as committed then; what only the others held is\n" +
 			"lost. The replica gets a new server id, so its old peers can't reach it any more. They must come back with\n" +
-			"empty directories, as new replicas. --peers names such replicas that run already, to be members at once, as\n" +
-			"a JSON file: [{\"serverId\": \"n2-0123456789\", \"address\": \"host:port\"}].",
+			"empty directories, as new replicas, by raft add-peer. --peers names such replicas that run already, to be\n" +
+			"members at once, as a JSON file: [{\"serverId\": \"n2-0123456789\", \"address\": \"host:port\"}].",
 		Flags: []cli.Flag{
 			outputFlag,
 			&cli.StringFlag{Name: "dir", Aliases: []string{"d"}, Usage: "data `DIR` of the node, or of the replica"},
@@ -32,6 +32,7 @@ func raftRecoverCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "set", Usage: "`KEY=VALUE` over the configuration, as of raftmq server"},
 			&cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "broker `GROUP`, has to be given"},
 			&cli.StringFlag{Name: "peers", Usage: "`FILE` with further members"},
+			&cli.BoolFlag{Name: "again", Usage: "also if it was recovered before, and has no other member yet"},
 			&cli.BoolFlag{Name: "dry", Usage: "say what would be done, and change nothing"},
 		},
 		Action: raftRecover,
@@ -43,7 +44,7 @@ func raftRecover(c *cli.Context) error {
 		return err
 	}
 	group := c.String("group")
-	rc := raftgroup.RecoverConfig{Dry: c.Bool("dry")}
+	rc := raftgroup.RecoverConfig{Dry: c.Bool("dry"), Again: c.Bool("again")}
 	switch {
 	case group == "":
 		return usage("--group is missing; see %s --help", c.Command.HelpName)
@@ -54,8 +55,12 @@ func raftRecover(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		rc.Dir = filepath.Join(cfg.StorePathRootDir, group)
-		rc.Address = cfg.Nodes[cfg.NodeID].Peer
+		node, ok := cfg.Nodes[cfg.NodeID]
+		if !ok {
+			return usage("--node %q is not among the nodes of %s", cfg.NodeID, c.String("config"))
+		}
+		rc.Dir = filepath.Join(cfg.DataDir(), group)
+		rc.Address = node.Peer
 	default:
 		rc.Dir = c.String("dir")
 		if _, err := os.Stat(filepath.Join(rc.Dir, raftgroup.IdentityFile)); errors.Is(err, os.ErrNotExist) {
@@ -76,6 +81,9 @@ func raftRecover(c *cli.Context) error {
 		return err
 	}
 	plan, err := raftgroup.Recover(rc)
+	if errors.Is(err, raftgroup.ErrRecovered) {
+		return fmt.Errorf("%w. If that is not to be, --again gives it a new server id once more", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -122,6 +130,6 @@ func printRecovery(c *cli.Context, found *verify.Replica, plan *raftgroup.Recove
 		fmt.Fprintln(os.Stderr, "nothing was changed; server ids are made anew when it is done")
 		return nil
 	}
-	fmt.Fprintf(os.Stderr, "start the node: the group goes on from it. Empty the directories of the group %s on all other nodes before they start again\n", plan.Identity.Group)
+	fmt.Fprintf(os.Stderr, "start the node: the group goes on from it. Empty the directories of the group %s on all other nodes before they start again, and take each in with raftmq raft add-peer\n", plan.Identity.Group)
 	return nil
 }

@@ -50,6 +50,9 @@ func withAllReplicas(c *cli.Context, f func(ctx context.Context, a *client.Admin
 	if err := noArgs(c); err != nil {
 		return err
 	}
+	if c.IsSet("rate") && c.Int64("rate") < 1 {
+		return usage("--rate %d: want bytes a second, 1 or more; see %s --help", c.Int64("rate"), c.Command.HelpName)
+	}
 	return withClient(c, func(ctx context.Context, cl *client.Client) error {
 		find, cancel := context.WithTimeout(ctx, adminTimeout)
 		all, err := replicas(find, c, cl.Admin())
@@ -57,7 +60,7 @@ func withAllReplicas(c *cli.Context, f func(ctx context.Context, a *client.Admin
 		if err != nil {
 			return err
 		}
-		return f(ctx, cl.Admin(), all)
+		return f(ctx, cl.Admin(), allWithDead(all))
 	})
 }
 
