@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -276,7 +277,7 @@ func (p *Port) connect(ctx context.Context, addr string, h hello, timeout time.D
 	}
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("peer %s at %s, group %s: %w", h.To, addr, h.Group, err)
+		return nil, fmt.Errorf("%s, group %s: %w", cmp.Or(h.To, "the peer")+" at "+addr, h.Group, err)
 	}
 	return c, nil
 }

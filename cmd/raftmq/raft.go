@@ -150,7 +150,7 @@ func raftStatus(c *cli.Context) error {
 				fmt.Fprintf(os.Stderr, "%s has no leader\n", group[0].group)
 			}
 		}
-		if text := unknownGroups(c, all); text != "" {
+		if text := unknownGroups(c.String("group"), all); text != "" {
 			failed = true
 			fmt.Fprintln(os.Stderr, text)
 		}
@@ -219,8 +219,8 @@ func allWithDead(all []replica) (full []replica) {
 
 // unknownGroups says which groups there are, as the nodes' files have it, of which
 // the name server knows none, as after a start; "" if there is none.
-func unknownGroups(c *cli.Context, all []replica) string {
-	if c.String("group") != "" {
+func unknownGroups(only string, all []replica) string {
+	if only != "" {
 		return "" // that one is known
 	}
 	known, missing := map[string]bool{}, map[string]bool{}

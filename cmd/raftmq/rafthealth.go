@@ -27,7 +27,7 @@ func raftHealth(c *cli.Context) error {
 				t.add(r.group, r.node, problem == "", nil, problem, todo)
 			}
 		}
-		if text := unknownGroups(c, all); text != "" {
+		if text := unknownGroups(c.String("group"), all); text != "" {
 			ill = true
 			fmt.Fprintln(os.Stderr, text)
 		}

@@ -19,7 +19,8 @@ func raftRecoverCommand() *cli.Command {
 		Name:  "recover",
 		Usage: "make a stopped replica the only member of its group, whose majority is lost",
 		Description: "For when a majority of a group's replicas will never come back. Run it on the machine of one survivor,\n" +
-			"the one whose column last is highest, while that node is stopped. It reads the whole data directory first,\n" +
+			"the one whose last term is highest or, of several, whose last is, while that node is stopped: --dry shows\n" +
+			"both. It reads the whole data directory first,\n" +
 			"and refuses a damaged one. All entries of its log count as committed then; what only the others held is\n" +
 			"lost. The replica gets a new server id, so its old peers can't reach it any more. They must come back with\n" +
 			"empty directories, as new replicas, by raft add-peer. --peers names such replicas that run already, to be\n" +
@@ -90,6 +91,11 @@ func raftRecover(c *cli.Context) error {
 	return printRecovery(c, found, plan)
 }
 
+// damagedSurvivor is what can be done with a replica that is damaged.
+const damagedSurvivor = "\nIf there is another survivor, recover that one. Else start this node, alone, have raftmq raft scrub mend it, stop it and\n" +
+	"try again: queues, index, block sums and checkpoints are mended without other replicas. The CommitLog is not, and a node\n" +
+	"whose raft log, snapshot or vote is damaged may refuse to start"
+
 // soundReplica verifies the directory of a replica.
 func soundReplica(dir, group string) (*verify.Replica, error) {
 	bar := newProgress("")
@@ -106,7 +112,7 @@ func soundReplica(dir, group string) (*verify.Replica, error) {
 	}
 	r := &report.Groups[0].Replicas[0]
 	if len(r.Problems) > 0 {
-		return nil, fmt.Errorf("%s is damaged, and nothing was changed: %s", dir, strings.Join(r.Problems, "; "))
+		return nil, fmt.Errorf("%s is damaged, and nothing was changed: %s%s", dir, strings.Join(r.Problems, "; "), damagedSurvivor)
 	}
 	return r, nil
 }
@@ -120,8 +126,8 @@ func printRecovery(c *cli.Context, found *verify.Replica, plan *raftgroup.Recove
 	for _, m := range rec.Members {
 		after = append(after, m.ServerID)
 	}
-	t := newTable("group", "node", "snapshot", "applied", "last", "tail", "term", "before", "after", "done")
-	t.add(plan.Identity.Group, plan.Identity.Node, plan.Snapshot, found.Applied, plan.Last, plan.Last-min(plan.Last, found.Applied), rec.Term,
+	t := newTable("group", "node", "snapshot", "applied", "last term", "last", "tail", "term", "before", "after", "done")
+	t.add(plan.Identity.Group, plan.Identity.Node, plan.Snapshot, found.Applied, plan.LastTerm, plan.Last, plan.Last-min(plan.Last, found.Applied), rec.Term,
 		strings.Join(before, " "), strings.Join(after, " "), !c.Bool("dry"))
 	if err := t.print(c); err != nil {
 		return err

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/raftmq/raftmq/broker/raftgroup"
+	"github.com/raftmq/raftmq/storage/disk"
 )
 
 // contents are checksums of all files below a directory.
@@ -47,7 +50,26 @@ func TestRecoverSurvivor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.kill(c.ids...)
+	c.kill(c.others(left)...)
+	const advice = "bring back a majority"
+	eventually(t, "health says that a majority is lost, in each row", func() error {
+		r := run("raft health -o json")
+		for _, row := range r.rows(t) {
+			if row["well"] != false || !strings.Contains(fmt.Sprint(row["todo"]), advice) {
+				return fmt.Errorf("%v", row)
+			}
+		}
+		if r.code != exitFailed || len(r.rows(t)) != 4 {
+			return fmt.Errorf("exit code %d, %d rows", r.code, len(r.rows(t)))
+		}
+		return nil
+	})
+	for _, line := range []string{"raft snapshot", "raft scrub", "raft verify --no-scrub"} {
+		if rows := run(line+" -o json").want(t, exitFailed).rows(t); len(rows) != 3 {
+			t.Errorf("%s shows %v, want all members", line, rows)
+		}
+	}
+	c.kill(left)
 
 	before := contents(t, c.dataDir(left))
 	run(recover+" --dry").want(t, 0, was.ServerID, "nothing was changed")
@@ -74,8 +96,10 @@ func TestRecoverSurvivor(t *testing.T) {
 		}
 	}
 	flip()
-	run(recover).want(t, exitFailed, "damaged, and nothing was changed")
+	run(recover).want(t, exitFailed, "damaged, and nothing was changed", "another survivor")
 	flip()
+	run("raft recover --group broker-a --node n9 --config "+c.config).want(t, exitUsage, "--node")
+	run("raft recover --group broker-a --node n2 --config "+c.config).want(t, exitFailed, filepath.Join("data", "n2", "broker-a"))
 
 	for _, id := range c.others(left) {
 		if err := os.RemoveAll(c.dataDir(id)); err != nil {
@@ -84,11 +108,16 @@ func TestRecoverSurvivor(t *testing.T) {
 	}
 	r := raftmqIn(t, env, nil, "raft", "recover", "--group", "broker-a", "--config", c.config, "--node", left, "--set", "storePathRootDir="+c.dataDir(left))
 	r.want(t, 0, was.ServerID, "start the node")
+	id, err := raftgroup.ReadIdentity(disk.OS(), filepath.Join(c.dataDir(left), "broker-a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(recover).want(t, exitFailed, "already", string(id.ServerID()), "--again")
 	run("verify --dir "+c.dataDir(left)).want(t, 0)
 	c.start(left)
 	c.leader("broker-a")
 	s, err := c.status("broker-a", left)
-	if err != nil || len(s.Members) != 1 || s.ServerID == was.ServerID || s.Members[0].ServerID != s.ServerID || s.Members[0].Address != c.peer[left] {
+	if err != nil || len(s.Members) != 1 || s.ServerID != string(id.ServerID()) || s.ServerID == was.ServerID || s.Members[0].ServerID != s.ServerID || s.Members[0].Address != c.peer[left] {
 		t.Errorf("%+v, %v", s, err)
 	}
 	env = []string{"RAFTMQ_NAMESRV=" + c.namesrv[left]}
@@ -98,5 +127,8 @@ func TestRecoverSurvivor(t *testing.T) {
 	}
 	raftmqIn(t, env, strings.NewReader("more\n"), "produce", "--topic", "T", "--shard", "x").want(t, 0)
 	run("raft status").want(t, 0, "raft recover")
+	run("raft health").want(t, exitFailed, "it has 1 voters, and 3 replicas in a node's file", "raft add-peer")
+	run("raft health --group nope").want(t, exitUsage, "there is no group nope", "there are broker-a")
+	run("raft add-peer --group broker-a --address "+c.peer[left]).want(t, 0, "is a member already", "nothing was changed")
 	run("raft trust --group broker-a --node "+left).want(t, exitFailed, "not suspect")
 }

@@ -99,12 +99,16 @@ func pause(ctx context.Context, d time.Duration) error {
 // problem is what is wrong with a replica after a search, nil if nothing is.
 func (r *replica) problem() error {
 	switch s := r.status; {
+	case s == nil:
+		return fmt.Errorf("unreachable: %w", r.err)
 	case r.err != nil:
 		return r.err
 	case s.Failure != "":
 		return errors.New(s.Failure)
 	case s.Scrub.Error != "":
 		return errors.New(s.Scrub.Error)
+	case !s.Complete && s.Missing == 0:
+		return errors.New("what is damaged is being made anew from its CommitLog")
 	case !s.Complete:
 		return fmt.Errorf("%d bytes are missing, and being fetched", s.Missing)
 	}
