@@ -15,10 +15,15 @@ import (
 	"time"
 )
 
-// rows decodes what a command prints with -o json.
-func (r result) rows(t testing.TB) (rows []map[string]any) {
+// rows decodes what a command that did its work prints with -o json.
+func (r result) rows(t testing.TB) []map[string]any {
 	t.Helper()
-	r.want(t, 0)
+	return r.want(t, 0).printed(t)
+}
+
+// printed is rows, also of a command that found something wrong.
+func (r result) printed(t testing.TB) (rows []map[string]any) {
+	t.Helper()
 	if err := json.Unmarshal([]byte(r.out), &rows); err != nil {
 		t.Fatalf("%v: %s", err, r.out)
 	}

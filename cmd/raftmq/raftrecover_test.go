@@ -54,18 +54,18 @@ func TestRecoverSurvivor(t *testing.T) {
 	const advice = "bring back a majority"
 	eventually(t, "health says that a majority is lost, in each row", func() error {
 		r := run("raft health -o json")
-		for _, row := range r.rows(t) {
+		for _, row := range r.printed(t) {
 			if row["well"] != false || !strings.Contains(fmt.Sprint(row["todo"]), advice) {
 				return fmt.Errorf("%v", row)
 			}
 		}
-		if r.code != exitFailed || len(r.rows(t)) != 4 {
-			return fmt.Errorf("exit code %d, %d rows", r.code, len(r.rows(t)))
+		if r.code != exitFailed || len(r.printed(t)) != 4 {
+			return fmt.Errorf("exit code %d, %d rows", r.code, len(r.printed(t)))
 		}
 		return nil
 	})
 	for _, line := range []string{"raft snapshot", "raft scrub", "raft verify --no-scrub"} {
-		if rows := run(line+" -o json").want(t, exitFailed).rows(t); len(rows) != 3 {
+		if rows := run(line+" -o json").want(t, exitFailed).printed(t); len(rows) != 3 {
 			t.Errorf("%s shows %v, want all members", line, rows)
 		}
 	}
