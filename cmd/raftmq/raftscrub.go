@@ -108,7 +108,7 @@ func (r *replica) problem() error {
 	case s.Scrub.Error != "":
 		return errors.New(s.Scrub.Error)
 	case !s.Complete && s.Missing == 0:
-		return errors.New("what is damaged is being made anew from its CommitLog")
+		return errors.New("what was damaged is being mended")
 	case !s.Complete:
 		return fmt.Errorf("%d bytes are missing, and being fetched", s.Missing)
 	}

@@ -25,7 +25,7 @@ func TestRaftScrubAndVerify(t *testing.T) {
 	leader, _ := c.leader("broker-a")
 	n := c.others(leader)[0]
 	flipBit(t, segmentIn(t, c.dataDir(n)), 5000)
-	for _, row := range run("raft scrub --rate 100000000 -o json").rows(t) {
+	for _, row := range run("raft scrub --rate 100000000 -o json").printed(t) {
 		found, repaired := "", ""
 		if row["node"] == n {
 			found, repaired = "commitLogBytes 4096", "commitLogBytes 4096"
@@ -38,9 +38,9 @@ func TestRaftScrubAndVerify(t *testing.T) {
 		}
 	}
 	eventually(t, "the block is mended", func() error {
-		rows := run("raft scrub --no-wait -o json").rows(t)
+		rows := run("raft scrub --no-wait -o json").printed(t)
 		for _, row := range rows {
-			if row["node"] == n && row["repaired"] == "commitLogBytes 4096" {
+			if row["node"] == n && row["repaired"] == "commitLogBytes 4096" && row["error"] == "" {
 				return nil
 			}
 		}
@@ -49,6 +49,12 @@ func TestRaftScrubAndVerify(t *testing.T) {
 	rows := run("raft verify --rate 100000000 -o json").rows(t)
 	if len(rows) != 3 {
 		t.Fatalf("%v", rows)
+	}
+	for _, row := range run("raft status -o json").rows(t) {
+		scrub, ok := row["scrub"].(map[string]any)
+		if found := fmt.Sprint(scrub["found"]); !ok || row["node"] == n && found != "map[commitLogBytes:4096]" || row["node"] != n && found != "<nil>" {
+			t.Errorf("raft status: %v", row)
+		}
 	}
 	for _, row := range rows {
 		if row["identical"] != true || row["error"] != "" || row["index"] == 0.0 || row["index"] != rows[0]["index"] ||
