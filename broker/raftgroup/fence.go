@@ -41,7 +41,8 @@ var errHung = wrapped(labelHungText)
 //
 //	N1  A replica is fenced when an operation that it can't go on without takes
 //	    longer than DiskHang: of the raft log, of term and vote, a write of apply, or
-//	    the probe, which is made when anything else takes that long.
+//	    the probe, which is made when anything else takes that long. Nothing else,
+//	    however much of it hangs, keeps them from being seen.
 //	N2  One that is fenced has no connections of raft, and no part in elections; it
 //	    leads nobody, as it says itself, and refuses what it has accepted and not
 //	    given to raft. What it has in memory can be read.
@@ -67,12 +68,12 @@ func (h *hang) String() string {
 
 // urgent are operations that the replica can't go on without. The others may take
 // long on a disk that is well: they are large.
-func urgent(op disk.InFlight) bool {
-	switch op.Label {
+func urgent(kind disk.OpKind, label disk.Label) bool {
+	switch label {
 	case raftlog.LabelAppend, raftlog.LabelHeader, raftlog.LabelMark, raftlog.LabelStable, labelProbe:
-		return op.Kind != disk.OpWriteback
+		return kind != disk.OpWriteback
 	case storage.LabelCommitLog, storage.LabelQueue:
-		return op.Kind == disk.OpWrite
+		return kind == disk.OpWrite
 	}
 	return false
 }
@@ -121,7 +122,10 @@ func (g *Group) watchDisk() {
 func (g *Group) lookAtDisk(now time.Time) {
 	f := &g.fence
 	old := func(op disk.InFlight) bool { return now.Sub(op.Since) >= g.cfg.DiskHang }
-	op, stuck := g.disk.Oldest(func(op disk.InFlight) bool { return old(op) && urgent(op) })
+	op, stuck := g.disk.Oldest(func(op disk.InFlight) bool { return old(op) && urgent(op.Kind, op.Label) })
+	if p := f.probes.step.Load(); !stuck && p != nil && old(*p) {
+		op, stuck = *p, true // whatever the watch could tell of
+	}
 	hung := f.hung.Load()
 	switch {
 	case stuck && hung == nil:
@@ -264,6 +268,7 @@ type prober struct {
 	name    string
 	wanted  chan struct{}
 	answers chan probed
+	step    atomic.Pointer[disk.InFlight] // of the probe under way: what it does now
 
 	// The watch's:
 	busy bool
@@ -309,13 +314,21 @@ func (g *Group) probes() {
 }
 
 func (p *prober) probe() error {
+	defer p.step.Store(nil)
+	begin := func(kind disk.OpKind) {
+		p.step.Store(&disk.InFlight{Kind: kind, Label: labelProbe, Name: p.name, Since: time.Now()})
+	}
+	begin(disk.OpOpen)
 	f, err := p.fs.OpenFile(labelProbe, p.name, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return err
 	}
+	begin(disk.OpWrite)
 	_, err = f.WriteAt(make([]byte, probeBytes), 0)
 	if err == nil {
+		begin(disk.OpSync)
 		err = f.Datasync()
 	}
+	begin(disk.OpClose)
 	return errors.Join(err, f.Close())
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,5 +222,74 @@ func TestLongOperationIsNoHang(t *testing.T) {
 		}
 		release()
 		c.checkEqual()
+	})
+}
+
+// However many readers hang with the disk, and before anything else does, the
+// replica is fenced.
+func TestHungReadersHideNothing(t *testing.T) {
+	inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+		c.createTopic("T", 1)
+		c.deliver("T", 0, "before")
+		old := c.leader()
+		c.settle()
+		f, err := old.group().disk.OpenFile("pull", "data/"+IdentityFile, os.O_RDONLY)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release := old.hangDisk(func(disk.Op) bool { return true })
+		var readers sync.WaitGroup
+		for range 1000 {
+			readers.Go(func() {
+				if _, err := f.ReadAt(make([]byte, 8), 0); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		begin := time.Now()
+		c.wait("the fence", func() bool { return old.group().Fenced() != "" })
+		c.wait("another leader", func() bool { l := c.leading(); return l != nil && l != old })
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if what := old.group().Status().Fenced; strings.Contains(what, "pull") {
+			t.Errorf("it says that %s", what)
+		}
+		c.deliver("T", 0, "meanwhile")
+		release()
+		readers.Wait()
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		c.wait("the end of the fence", func() bool { return old.group().Fenced() == "" })
+		c.checkEqual()
+	})
+}
+
+// A probe tells by itself what it waits for, and since when.
+func TestProbeTellsWhereItHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := disk.NewMem(1)
+		release := make(chan struct{})
+		m.SetHook(func(op disk.Op) error {
+			if op.Kind == disk.OpSync {
+				<-release
+			}
+			return nil
+		})
+		var p prober
+		p.init(m, "/")
+		begin := time.Now()
+		ended := make(chan error)
+		go func() { ended <- p.probe() }()
+		time.Sleep(time.Minute)
+		if op := p.step.Load(); op == nil || op.Kind != disk.OpSync || !op.Since.Equal(begin) || !urgent(op.Kind, op.Label) {
+			t.Errorf("it is at %+v", op)
+		}
+		close(release)
+		if err := <-ended; err != nil || p.step.Load() != nil {
+			t.Errorf("it ended with %v, and is at %+v", err, p.step.Load())
+		}
 	})
 }

@@ -91,7 +91,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	}
 	g.changing = make(changing, 1)
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
-	g.disk = disk.NewWatch(cfg.FS)
+	g.disk = disk.NewWatch(cfg.FS, urgent)
 	g.cfg.FS = g.disk
 	g.fitness.init(cfg.DiskSlow)
 	g.fence.probes.init(g.disk, cfg.Dir)

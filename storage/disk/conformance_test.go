@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // caller may rely on is what all do.
 func both(t *testing.T, test func(t *testing.T, d disk.FS, dir string)) {
 	t.Run("OS", func(t *testing.T) { test(t, disk.OS(), t.TempDir()) })
-	t.Run("Watch", func(t *testing.T) { test(t, disk.NewWatch(disk.OS()), t.TempDir()) })
+	t.Run("Watch", func(t *testing.T) { test(t, disk.NewWatch(disk.OS(), writes), t.TempDir()) })
 	t.Run("Mem", func(t *testing.T) {
 		m := disk.NewMem(1)
 		if err := m.MkdirAll("test", "/data"); err != nil {

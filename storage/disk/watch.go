@@ -14,9 +14,9 @@ import (
 var ErrHung = errors.New("disk: it does not answer")
 
 const (
-	// watchSlots is how many operations a Watch can tell of at one time. Of more
-	// the first are known, and those are the oldest.
-	watchSlots = 256
+	// watchedAtOnce is how many operations of either kind, urgent or not, a Watch can
+	// tell of at one time. Of more the first are known, and those are the oldest.
+	watchedAtOnce = 256
 	// usageWait is how long Watch.Usage waits for the file system.
 	usageWait = 100 * time.Millisecond
 )
@@ -36,15 +36,25 @@ type InFlight struct {
 // when: a disk that hangs gives no error, and whoever waits for it can't say so.
 // To note an operation takes no lock.
 //
+// Operations that are urgent have slots of their own: however many others hang,
+// they are told of.
+//
 // Usage does not wait for a disk that hangs: then it is ErrHung.
 type Watch struct {
-	fs    FS
-	base  time.Time // a moment before the first operation
-	next  atomic.Uint32
-	slots [watchSlots]watchSlot
+	fs     FS
+	urgent func(OpKind, Label) bool
+	base   time.Time  // a moment before the first operation
+	first  watchSlots // the urgent ones
+	others watchSlots
 
 	mu     sync.Mutex
 	usages map[string]*usageCall // that were not answered yet
+}
+
+// watchSlots are what is noted of operations under way.
+type watchSlots struct {
+	next  atomic.Uint32
+	slots [watchedAtOnce]watchSlot
 }
 
 type watchSlot struct {
@@ -59,17 +69,23 @@ type watchedName struct {
 	name  string
 }
 
-// NewWatch watches what goes through it on a file system.
-func NewWatch(fs FS) *Watch {
-	return &Watch{fs: fs, base: time.Now().Add(-1), usages: map[string]*usageCall{}}
+// NewWatch watches what goes through it on a file system. urgent says what may
+// not be missed, of which there are never many at one time; it is asked on each
+// operation.
+func NewWatch(fs FS, urgent func(OpKind, Label) bool) *Watch {
+	return &Watch{fs: fs, urgent: urgent, base: time.Now().Add(-1), usages: map[string]*usageCall{}}
 }
 
 // begin notes that an operation begins. What it returns ends it.
 func (w *Watch) begin(kind *OpKind, of *watchedName) *watchSlot {
 	now := int64(time.Since(w.base))
-	first := w.next.Add(1)
-	for i := range uint32(watchSlots) {
-		s := &w.slots[(first+i)%watchSlots]
+	in := &w.others
+	if w.urgent(*kind, of.label) {
+		in = &w.first
+	}
+	first := in.next.Add(1)
+	for i := range uint32(watchedAtOnce) {
+		s := &in.slots[(first+i)%watchedAtOnce]
 		if s.began.Load() == 0 && s.began.CompareAndSwap(0, now) {
 			s.kind.Store(kind)
 			s.of.Store(of)
@@ -94,21 +110,27 @@ func (w *Watch) Note(kind OpKind, label Label, name string) (end func()) {
 // Oldest is the operation that has been under way for longest among those that
 // count.
 func (w *Watch) Oldest(count func(InFlight) bool) (oldest InFlight, ok bool) {
-	for i := range w.slots {
-		s := &w.slots[i]
-		began := s.began.Load()
-		kind, of := s.kind.Load(), s.of.Load()
-		// Of one that has just begun, the slot may still say what was there before:
-		// it is young, and not looked for.
-		if began == 0 || kind == nil || of == nil || s.began.Load() != began {
-			continue
-		}
-		f := InFlight{*kind, of.label, of.name, w.base.Add(time.Duration(began))}
-		if (!ok || f.Since.Before(oldest.Since)) && count(f) {
-			oldest, ok = f, true
+	for _, in := range []*watchSlots{&w.first, &w.others} {
+		for i := range in.slots {
+			f, busy := in.slots[i].inFlight(w.base)
+			if busy && (!ok || f.Since.Before(oldest.Since)) && count(f) {
+				oldest, ok = f, true
+			}
 		}
 	}
 	return oldest, ok
+}
+
+// inFlight is the operation that has the slot.
+func (s *watchSlot) inFlight(base time.Time) (f InFlight, ok bool) {
+	began := s.began.Load()
+	kind, of := s.kind.Load(), s.of.Load()
+	// Of one that has just begun, the slot may still say what was there before: it
+	// is young, and not looked for.
+	if began == 0 || kind == nil || of == nil || s.began.Load() != began {
+		return f, false
+	}
+	return InFlight{*kind, of.label, of.name, base.Add(time.Duration(began))}, true
 }
 
 // OpenFile implements FS.

@@ -14,11 +14,14 @@ import (
 
 func every(disk.InFlight) bool { return true }
 
+// writes are urgent.
+func writes(kind disk.OpKind, _ disk.Label) bool { return kind == disk.OpWrite }
+
 // The oldest operation under way is told, and forgotten once it has ended.
 func TestWatchTellsTheOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := disk.NewMem(1)
-		w := disk.NewWatch(m)
+		w := disk.NewWatch(m, writes)
 		f := create(t, w, "/f", "content")
 		release := make(chan struct{})
 		m.SetHook(func(op disk.Op) error {
@@ -56,7 +59,7 @@ func TestWatchTellsTheOldest(t *testing.T) {
 // Of more operations than a Watch can tell of, the first is known.
 func TestWatchWithoutASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := disk.NewWatch(disk.NewMem(1))
+		w := disk.NewWatch(disk.NewMem(1), writes)
 		begin := time.Now()
 		var ends []func()
 		for i := range 1000 {
@@ -77,6 +80,23 @@ func TestWatchWithoutASlot(t *testing.T) {
 	})
 }
 
+// However many operations hang, those that are urgent are told of.
+func TestWatchTellsTheUrgent(t *testing.T) {
+	w := disk.NewWatch(disk.NewMem(1), writes)
+	for range 1000 {
+		defer w.Note(disk.OpRead, "n", "f")()
+	}
+	end := w.Note(disk.OpWrite, "log", "f")
+	isWrite := func(op disk.InFlight) bool { return op.Kind == disk.OpWrite }
+	if got, ok := w.Oldest(isWrite); !ok || got.Label != "log" {
+		t.Errorf("the oldest write is %+v, %v", got, ok)
+	}
+	end()
+	if got, ok := w.Oldest(isWrite); ok {
+		t.Errorf("%+v is under way", got)
+	}
+}
+
 // hungUsage is a file system that does not say how full it is.
 type hungUsage struct {
 	disk.FS
@@ -94,7 +114,7 @@ func (h *hungUsage) Usage(string) (disk.Usage, error) {
 func TestUsageOfAHungDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hungUsage{FS: disk.NewMem(1), release: make(chan struct{})}
-		w := disk.NewWatch(h)
+		w := disk.NewWatch(h, writes)
 		begin := time.Now()
 		for range 5 {
 			if _, err := w.Usage("/"); !errors.Is(err, disk.ErrHung) {
@@ -118,7 +138,7 @@ func BenchmarkWatch(b *testing.B) {
 	for _, d := range []struct {
 		name string
 		fs   disk.FS
-	}{{"OS", disk.OS()}, {"Watch", disk.NewWatch(disk.OS())}} {
+	}{{"OS", disk.OS()}, {"Watch", disk.NewWatch(disk.OS(), writes)}} {
 		b.Run(d.name, func(b *testing.B) {
 			f, err := d.fs.OpenFile("bench", name, os.O_RDWR|os.O_CREATE)
 			if err != nil {
