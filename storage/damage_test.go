@@ -297,3 +297,28 @@ func TestOpenRefuses(t *testing.T) {
 		})
 	}
 }
+
+// What is found damaged by who holds a segment that is trimmed meanwhile is not
+// missed by anybody.
+func TestDamageBelowATrim(t *testing.T) {
+	r := filledRig(t, rand.New(rand.NewPCG(seed(t), 5)))
+	r.snap()
+	st := r.s.state.Load()
+	g := st.segs[0]
+	if len(st.segs) < 2 || !g.acquire() {
+		t.Fatalf("of %d segments the first is gone", len(st.segs))
+	}
+	r.must(r.s.Trim(g.end()))
+	if err := r.s.blocksDamaged(st, g, g.base, g.base+blockSize, ErrCorrupt); !errors.Is(err, ErrMissing) {
+		t.Errorf("the reader is told %v", err)
+	}
+	g.release()
+	if missing := r.s.Missing(); !r.s.Complete() || len(missing) > 0 || r.s.Stats().BadBytes != 0 {
+		t.Errorf("complete %v, missing %v, %d bytes damaged", r.s.Complete(), missing, r.s.Stats().BadBytes)
+	}
+	// What spans the log's begin is missing from there on.
+	r.s.blocksDamaged(st, g, g.end()-blockSize, g.end()+blockSize, ErrCorrupt)
+	if got := r.s.gaps.listed(); len(got) != 1 || got[0] != (span{g.end(), g.end() + blockSize}) {
+		t.Errorf("listed are %v", got)
+	}
+}

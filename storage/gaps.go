@@ -17,6 +17,7 @@ type gaps struct {
 
 	mu       sync.RWMutex
 	epoch    uint64 // of the state it belongs to
+	floor    int64  // where the log begins: below it nothing is missing
 	missing  spans
 	unsynced spans
 	syncing  spans
@@ -46,10 +47,12 @@ func (g *gaps) within(from, to int64) spans {
 }
 
 // add makes a damaged range missing that the state of an epoch knows, and
-// returns how much of it was not yet; 0 also if the state is another.
+// returns how much of it was not yet; 0 also if the state is another. Who found
+// it may hold a segment that has been trimmed since.
 func (g *gaps) add(epoch uint64, from, to int64) int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	from = max(from, g.floor)
 	more := to - from - g.missing.within(from, to).size()
 	if g.epoch != epoch || more <= 0 {
 		return 0
@@ -75,20 +78,21 @@ func (g *gaps) here(from, to int64) (mended int64) {
 	return mended
 }
 
-// trim forgets what lies below a position.
+// trim forgets what lies below a position, for good.
 func (g *gaps) trim(below int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.floor = below
 	for _, s := range []*spans{&g.missing, &g.unsynced, &g.syncing, &g.bad} {
 		*s = s.remove(0, below)
 	}
 	g.any.Store(len(g.missing) > 0)
 }
 
-func (g *gaps) set(epoch uint64, missing spans) {
+func (g *gaps) set(epoch uint64, floor int64, missing spans) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.epoch = epoch
+	g.epoch, g.floor = epoch, floor
 	g.missing, g.unsynced, g.syncing, g.bad = missing, nil, nil, nil
 	g.any.Store(len(missing) > 0)
 }

@@ -87,7 +87,7 @@ func (r *resumption) run() error {
 		return err
 	}
 	// Readers see the gaps before the state they belong to.
-	r.Store.gaps.set(r.st.epoch, r.gaps)
+	r.Store.gaps.set(r.st.epoch, r.st.min, r.gaps)
 	r.state.Store(&r.st)
 	r.repair.add(r.holes)
 	r.writer = writer{order: r.order, sorted: true}
