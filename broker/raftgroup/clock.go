@@ -32,8 +32,8 @@ type logClock struct {
 	at    float64 // log time; 0 before it has begun
 	known bool    // the median was known well
 
-	voters  int
-	self    bool // this replica is one of them
+	others  []string // the voters but this replica
+	self    bool     // this replica is one, too
 	samples map[string]clockSample
 }
 
@@ -120,11 +120,15 @@ func (c *logClock) median() (low, high float64) {
 	}
 	slices.Sort(known)
 	low, high = math.Inf(-1), math.Inf(1)
-	unknown := c.voters - len(known)
-	if i := (c.voters-1)/2 - unknown; c.voters > 0 && i >= 0 && i < len(known) {
+	voters := len(c.others)
+	if c.self {
+		voters++
+	}
+	unknown := voters - len(known)
+	if i := (voters-1)/2 - unknown; voters > 0 && i >= 0 {
 		low = known[i] // if all that are not known are lower
 	}
-	if i := c.voters / 2; c.voters > 0 && i < len(known) {
+	if i := voters / 2; i < len(known) {
 		high = known[i] // if all of them are higher
 	}
 	return low, high
@@ -135,10 +139,7 @@ func (c *logClock) of(others []string, self bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance() // by what counted until now
-	c.voters, c.self = len(others), self
-	if self {
-		c.voters++
-	}
+	c.others, c.self = slices.Clone(others), self
 	for id := range c.samples {
 		if !slices.Contains(others, id) {
 			delete(c.samples, id)
@@ -147,12 +148,13 @@ func (c *logClock) of(others []string, self bool) {
 }
 
 // note takes in what another voter's clock showed at some time between a reading
-// of the monotonic clock and now.
+// of the monotonic clock and now. One that is no voter any more by then does not
+// count.
 func (c *logClock) note(voter string, asked, shown float64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.advance()
-	if c.last-asked <= ms(clockTimeout) {
+	if c.last-asked <= ms(clockTimeout) && slices.Contains(c.others, voter) {
 		c.samples[voter] = clockSample{ahead: shown - (asked+c.last)/2, taken: c.last}
 	}
 }

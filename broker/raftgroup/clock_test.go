@@ -153,6 +153,17 @@ func TestLogClockIgnoresSlowAnswers(t *testing.T) {
 	}
 }
 
+// What a voter answers after it was taken out is not used.
+func TestLogClockIgnoresWhoIsNoVoter(t *testing.T) {
+	h := newHandClock(0, 0)
+	h.begin()
+	h.other(0, time.Hour) // asked when it was one
+	h.begin()
+	if late := h.late(); late != 0 {
+		t.Errorf("late by %v", late)
+	}
+}
+
 // Row 28: one clock is an hour ahead, an hour behind, or changes all the time. As
 // every replica leads in turn, the wrong one, too, and after a restart of all, log
 // time stays right, and times in a queue never go back.
