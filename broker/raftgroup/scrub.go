@@ -34,7 +34,8 @@ const (
 //	CommitLog, queues ... see storage.Store.Scrub: from peers, or from one another
 //
 // A file that was removed or replaced while the raft log has it open stops the
-// replica: what is written to it may not be there at the next start.
+// replica: what is written to it may not be there at the next start. So does a
+// directory that is another replica's: nothing of it is mended.
 type scrubber struct {
 	now chan struct{} // a pass is asked for
 
@@ -141,6 +142,9 @@ func (g *Group) scrubPass() bool {
 }
 
 func (g *Group) scrubAll(pace func(bytes int) error) error {
+	if err := g.scrubPlace(); err != nil {
+		return err
+	}
 	if err := g.scrubIdentity(); err != nil {
 		return err
 	}
@@ -184,7 +188,30 @@ const (
 	scrubKindStore     = "checkpoint"
 )
 
-// scrubIdentity looks whether the file that says who this is says so.
+// scrubPlace looks whether the directory is still the one that was opened. Before
+// that nothing is written into it by name.
+func (g *Group) scrubPlace() error {
+	headers, err := g.log.Here()
+	return g.logLooked(headers, err)
+}
+
+// logLooked tells what became of headers of the raft log, and stops the replica if
+// a file is not the log's any more.
+func (g *Group) logLooked(headers int64, err error) error {
+	if headers > 0 {
+		g.scrub.damaged(g, scrubKindLog, errors.New("headers of the raft log were damaged"))
+		g.scrub.repaired(g, scrubKindLog, 1)
+	}
+	if errors.Is(err, raftlog.ErrMissing) || errors.Is(err, raftlog.ErrForeign) {
+		g.scrub.damaged(g, scrubKindLog, err)
+		g.fail(err)
+	}
+	return err
+}
+
+// scrubIdentity looks whether the file that says who this is says so. One that
+// is gone or can't be read is written again; one that names another replica stops
+// this one.
 func (g *Group) scrubIdentity() error {
 	want := Identity{Cluster: g.cfg.Cluster, Group: g.cfg.Name, Node: g.cfg.Node}
 	have, err := loadIdentity(g.cfg.FS, g.cfg.Dir, want)
@@ -192,9 +219,13 @@ func (g *Group) scrubIdentity() error {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("%s names %s, this is %s", path.Join(g.cfg.Dir, IdentityFile), have.ServerID(), g.id)
+		err = fmt.Errorf("%s: %w: it names %s, this is %s", path.Join(g.cfg.Dir, IdentityFile), ErrForeign, have.ServerID(), g.id)
 	}
 	g.scrub.damaged(g, scrubKindIdentity, err)
+	if errors.Is(err, ErrForeign) {
+		g.fail(err)
+		return err
+	}
 	if err := writeIdentity(g.cfg.FS, g.cfg.Dir, g.identity); err != nil {
 		return err
 	}
@@ -215,13 +246,7 @@ func (g *Group) scrubStable() error {
 
 func (g *Group) scrubLog(pace func(bytes int) error) error {
 	rep, err := g.log.Scrub(pace)
-	if rep.Headers > 0 {
-		g.scrub.damaged(g, scrubKindLog, errors.New("headers of the raft log were damaged"))
-		g.scrub.repaired(g, scrubKindLog, 1)
-	}
-	if errors.Is(err, raftlog.ErrMissing) || errors.Is(err, raftlog.ErrForeign) {
-		g.scrub.damaged(g, scrubKindLog, err)
-		g.fail(err)
+	if err := g.logLooked(rep.Headers, err); errors.Is(err, raftlog.ErrMissing) || errors.Is(err, raftlog.ErrForeign) {
 		return err
 	}
 	if bad := max(rep.Bad, g.scrub.takeBadLog()); bad > 0 {

@@ -11,9 +11,11 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/raftmq/raftmq/storage/disk"
+	"github.com/raftmq/raftmq/storage/raftlog"
 )
 
 const (
@@ -340,5 +342,96 @@ func spoil(t *testing.T, m *disk.Mem, name, how string, at int) {
 	}
 	if err = errors.Join(err, f.Datasync(), f.Close()); err != nil && !errors.Is(err, fs.ErrClosed) {
 		t.Fatal(err)
+	}
+}
+
+// mountable is a file system that can be mounted over.
+type mountable struct {
+	disk.FS
+	now atomic.Pointer[disk.Mem]
+}
+
+func (m *mountable) OpenFile(l disk.Label, name string, flag int) (disk.File, error) {
+	return m.now.Load().OpenFile(l, name, flag)
+}
+
+func (m *mountable) Rename(l disk.Label, from, to string) error {
+	return m.now.Load().Rename(l, from, to)
+}
+
+func (m *mountable) SyncDir(l disk.Label, name string) error { return m.now.Load().SyncDir(l, name) }
+
+// Row 22: the directory of another replica, or none, comes to lie where this one's
+// was. The replica stops, and what is there stays as it is.
+func TestDirectoryMountedOver(t *testing.T) {
+	for _, what := range []string{"another replica's", "another replica's, without a log", "another replica's, without an identity", "empty"} {
+		t.Run(what, func(t *testing.T) {
+			withSpares(t, 3, 3, nil, func(t *testing.T, c *testCluster) {
+				n, other := c.nodes[0], c.nodes[2]
+				n.stop()
+				place, before := &mountable{FS: n.fs}, n.tweak
+				place.now.Store(n.fs)
+				n.tweak = func(cfg *Config) {
+					if before != nil {
+						before(cfg)
+					}
+					cfg.FS = place
+				}
+				n.start()
+				c.createTopic("T", 1)
+				c.deliver("T", 0, "m")
+				c.settle()
+				other.stop()
+				over := other.fs.Clone()
+				gone := map[string]string{"another replica's, without a log": logFiles, "another replica's, without an identity": "data/" + IdentityFile, "empty": "data"}[what]
+				if gone != "" {
+					if err := over.RemoveAll("test", gone); err != nil {
+						t.Fatal(err)
+					}
+				}
+				was, wasErr := ReadIdentity(over, "data")
+				place.now.Store(over)
+				c.scrubbed(n)
+				if err := n.group().Err(); !errors.Is(err, raftlog.ErrForeign) && !errors.Is(err, raftlog.ErrMissing) {
+					t.Errorf("it has stopped with %v", err)
+				}
+				if is, err := ReadIdentity(over, "data"); is != was || (err == nil) != (wasErr == nil) {
+					t.Errorf("the directory named %+v, %v, and now %+v, %v", was, wasErr, is, err)
+				}
+				place.now.Store(n.fs)
+				n.stop()
+				other.start()
+				c.deliver("T", 0, "the others go on")
+			})
+		})
+	}
+}
+
+// Row 22: an identity that names another replica, in the directory of this one,
+// stops it. Which of the two is right nobody knows.
+func TestIdentityOfAnother(t *testing.T) {
+	for _, edit := range []func(*Identity){
+		func(id *Identity) { id.Node = "n9" },
+		func(id *Identity) { id.Incarnation = "0000000000" },
+	} {
+		inCluster(t, 3, nil, func(t *testing.T, c *testCluster) {
+			n := c.followers()[0]
+			id, err := ReadIdentity(n.fs, "data")
+			if err != nil {
+				t.Fatal(err)
+			}
+			edit(&id)
+			if err := writeIdentity(n.fs, "data", id); err != nil {
+				t.Fatal(err)
+			}
+			c.scrubbed(n)
+			if err := n.group().Err(); !errors.Is(err, ErrForeign) {
+				t.Errorf("it has stopped with %v", err)
+			}
+			if is, err := ReadIdentity(n.fs, "data"); err != nil || is != id {
+				t.Errorf("it names %+v, %v", is, err)
+			}
+			n.stop()
+		})
 	}
 }

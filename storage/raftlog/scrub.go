@@ -92,6 +92,31 @@ func (l *Log) scrub(rep *ScrubReport, files map[*segment]disk.File, pace func(by
 	}
 }
 
+// Here looks whether the directory still has the file that the log writes to: it
+// may be another one by now, mounted over it. Slots of its header that are damaged
+// are written again, and counted. Errors are those of Scrub. For any goroutine.
+func (l *Log) Here() (headers int64, err error) {
+	for {
+		l.mu.RLock()
+		p, closed := part{s: l.tail()}, l.closed
+		l.mu.RUnlock()
+		if closed {
+			return headers, ErrClosed
+		}
+		f, err := l.openAgain(p.s)
+		if err == nil {
+			var n int64
+			n, err = l.scrubHeader(p.s, f)
+			headers += n
+			err = errors.Join(err, f.Close())
+		}
+		if err == nil || l.unless(p, err) != nil {
+			return headers, err
+		}
+		// It has left the log meanwhile: look again.
+	}
+}
+
 // part is some entries of a segment as they were at one time.
 type part struct {
 	s       *segment
