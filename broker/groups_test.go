@@ -1,11 +1,13 @@
 package broker
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/raftmq/raftmq/broker/raftgroup"
 	"github.com/raftmq/raftmq/remoting"
 )
 
@@ -228,4 +230,15 @@ func TestProducersOfAGroup(t *testing.T) {
 	c.must(remoting.UnregisterClient, &remoting.UnregisterClientRequest{ClientID: "id", ProducerGroup: group})
 	_, err := c.ask(remoting.GetProducerConnectionList, &remoting.ProducerGroupRequest{ProducerGroup: group})
 	wantCode(t, err, remoting.SystemError)
+}
+
+// Times that can't be added up are refused, and what is set stays as it is.
+func TestAutopilotTimesAreBounded(t *testing.T) {
+	t.Parallel()
+	c := dial(t, shared(t))
+	limit := raftgroup.MaxAutopilotWait.Milliseconds()
+	for _, bad := range []remoting.RaftAutopilotConfig{{Stable: limit + 1}, {DeadAfter: limit + 1}, {Stable: math.MaxInt64}, {DeadAfter: math.MaxInt64}, {Stable: -1}} {
+		_, err := c.call(&remoting.Command{Code: remoting.RaftSetAutopilotRequest, Body: bad.AppendBody(nil)})
+		wantCode(t, err, remoting.InvalidParameter)
+	}
 }

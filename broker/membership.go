@@ -106,6 +106,9 @@ func (b *Broker) raftSetAutopilot(ctx context.Context, _ *session, req *remoting
 	if c.DeadAfter > 0 && c.DeadAfter < minDeadAfter.Milliseconds() {
 		return answer{}, remoting.Errorf(remoting.InvalidParameter, "deadAfterMs %d: want 0 for the default, or %d at least", c.DeadAfter, minDeadAfter.Milliseconds())
 	}
+	if limit := raftgroup.MaxAutopilotWait.Milliseconds(); c.Stable > limit || c.DeadAfter > limit {
+		return answer{}, remoting.Errorf(remoting.InvalidParameter, "stableMs %d, deadAfterMs %d: want at most %d, which is 10 years", c.Stable, c.DeadAfter, limit)
+	}
 	return answer{}, b.group.SetAutopilot(ctx, fsm.Autopilot{
 		KeepDead: !c.CleanupDead, MinVoters: c.MinVoters, Stable: c.Stable, DeadAfter: c.DeadAfter, MaxTrailing: c.MaxTrailing,
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -574,4 +575,20 @@ func (c *testCluster) drawChange(n *testNode, rng *rand.Rand) func() error {
 		}
 		return g.RemovePeer(ctx, n.id, false)
 	}
+}
+
+// A log may hold times for the autopilot that nobody refused: they end somewhere.
+func TestAutopilotTimesOfALog(t *testing.T) {
+	inCluster(t, 1, nil, func(t *testing.T, c *testCluster) {
+		huge := fsm.Autopilot{Stable: math.MaxInt64, DeadAfter: math.MaxInt64/1_000_000 + 1}
+		if err := c.leader().group().SetAutopilot(t.Context(), huge); err != nil {
+			t.Fatal(err)
+		}
+		a := c.leader().group().AutopilotConfig()
+		for _, ms := range []int64{a.Stable, a.DeadAfter} {
+			if d := time.Duration(ms) * time.Millisecond; d != MaxAutopilotWait {
+				t.Errorf("%d ms are %v", ms, d)
+			}
+		}
+	})
 }

@@ -25,6 +25,9 @@ const (
 	defaultMinVoters   = 3
 )
 
+// MaxAutopilotWait is the longest time that may be set.
+const MaxAutopilotWait = 10 * 365 * 24 * time.Hour
+
 // The kinds of node that raft-autopilot is told of.
 const (
 	kindVoter   autopilot.NodeType = autopilot.NodeVoter
@@ -94,6 +97,8 @@ func (g *Group) AutopilotConfig() fsm.Autopilot {
 	if c.DeadAfter <= 0 {
 		c.DeadAfter = defaultDeadAfter.Milliseconds()
 	}
+	// The log may hold what nobody refused when it was set.
+	c.Stable, c.DeadAfter = min(c.Stable, MaxAutopilotWait.Milliseconds()), min(c.DeadAfter, MaxAutopilotWait.Milliseconds())
 	if c.MaxTrailing == 0 {
 		c.MaxTrailing = defaultMaxTrailing
 	}
