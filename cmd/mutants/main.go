@@ -71,11 +71,11 @@ func run(only string, seeds int, out io.Writer) (ok bool, err error) {
 		} else if len(cases) == 0 {
 			return false, fmt.Errorf("no test is named that has to find %s", m.Name)
 		}
-		fmt.Fprintf(os.Stderr, "without %s ...\n", m.Name)
 		sim, named, err := r.try(m.Name, cases)
 		if err != nil {
 			return false, err
 		}
+		fmt.Fprintf(os.Stderr, "without %s: simulation %v, tests %v\n", m.Name, sim, named)
 		found := sim.failed || len(named.names) > 0
 		fmt.Fprintf(w, "%s\t%v\t%v\n", m.Name, sim, named)
 		if found == (m.Name == "nothing") {
@@ -161,12 +161,11 @@ func (r result) String() string {
 
 // try runs the simulation and the named tests without one safeguard.
 func (r *runner) try(name string, cases []suite) (sim, named result, err error) {
-	if sim, err = r.test(name, simulation, fmt.Sprint("RAFTMQ_RUNS=", r.seeds)); err != nil {
+	if sim, err = r.test(name, simulation, "RAFTMQ_SEED=1", fmt.Sprint("RAFTMQ_RUNS=", r.seeds)); err != nil {
 		return sim, named, err
 	}
-	sim.sim = fmt.Sprintf("not in %d seeds", r.seeds)
-	if sim.failed {
-		sim.sim = "found"
+	if sim.sim == "" {
+		sim.sim = fmt.Sprintf("nothing in %d seeds", r.seeds)
 	}
 	for _, pkg := range packages(cases) {
 		var tests []string
@@ -188,11 +187,12 @@ func (r *runner) try(name string, cases []suite) (sim, named result, err error) 
 
 // patience is how long the tests of one package may take. A safeguard that is
 // missing can also show by tests that never end.
-const patience = 5 * time.Minute
+const patience = 3 * time.Minute
 
 var (
 	failedTest  = regexp.MustCompile(`(?m)^--- FAIL: (\S+)`)
 	runningTest = regexp.MustCompile(`(?m)^\t(Test\w+) \(`)
+	violation   = regexp.MustCompile(`(?m)^ +\w+_test\.go:\d+: (.*)$`)
 )
 
 func (r *runner) test(name string, s suite, env ...string) (res result, err error) {
@@ -200,9 +200,13 @@ func (r *runner) test(name string, s suite, env ...string) (res result, err erro
 	if err != nil {
 		return res, err
 	}
-	cmd := exec.Command(bin, "-test.run", "^("+s.run+")$", "-test.timeout", patience.String(), "-test.failfast="+fmt.Sprint(s == simulation))
+	limit := patience
+	if s == simulation {
+		limit += time.Duration(r.seeds) * 10 * time.Second
+	}
+	cmd := exec.Command(bin, "-test.run", "^("+s.run+")$", "-test.timeout", limit.String(), "-test.failfast="+fmt.Sprint(s == simulation))
 	cmd.Dir = s.pkg
-	cmd.Env = append(os.Environ(), append(env, "RAFTMQ_LONG=", "RAFTMQ_SEED=")...)
+	cmd.Env = append(os.Environ(), append([]string{"RAFTMQ_LONG=", "RAFTMQ_SEED=", "RAFTMQ_FAULTS="}, env...)...)
 	if name != "nothing" {
 		cmd.Env = append(cmd.Env, "RAFTMQ_MUTANT="+name)
 	}
@@ -222,6 +226,18 @@ func (r *runner) test(name string, s suite, env ...string) (res result, err erro
 	for _, m := range append(failedTest.FindAllSubmatch(output, -1), runningTest.FindAllSubmatch(output, -1)...) {
 		if n := string(m[1]); !slices.Contains(res.names, n) {
 			res.names = append(res.names, n)
+		}
+	}
+	if s == simulation {
+		res.sim = "fails"
+		for _, m := range violation.FindAllSubmatch(output, -1) {
+			if line := string(m[1]); !strings.Contains(line, "RAFTMQ_SEED") && !strings.Contains(line, "faults from") {
+				res.sim = "fails: " + line[:min(len(line), 70)]
+				break
+			}
+		}
+		if bytes.Contains(output, []byte("panic: test timed out")) {
+			res.sim = "fails: a seed does not end"
 		}
 	}
 	if len(res.names) == 0 {
