@@ -233,21 +233,29 @@ func (f *faults) loseAll(but int) {
 	}
 }
 
-// failedSyncs lets the next sync of the raft log fail at every node, so that the
-// page cache of each holds what its disk may not. They are started again, go on
-// with what they find, and lose power.
-func (f *faults) failedSyncs(n *testNode) {
-	failed := make(chan struct{}, len(f.c.nodes))
+// failedSyncs lets the next sync of the raft log fail at every follower, so that
+// the page cache of each holds what its disk may not. They are started again, what
+// they hold is committed, and they lose power; the leader is killed and stays away
+// for a while. A failed sync at the leader itself shows nothing: what it could not
+// store it has not sent.
+func (f *faults) failedSyncs(_ *testNode) {
+	leader := f.c.leading()
+	if leader == nil {
+		return
+	}
 	var hit []*testNode
 	for _, n := range f.c.nodes {
-		if n.now.Load() != nil {
+		if n != leader && n.now.Load() != nil {
 			hit = append(hit, n)
-			n.fs.SetHook((&onceHook{left: 1, match: steps["log sync"], done: func() { failed <- struct{}{} }}).see)
 		}
 	}
-	time.Sleep(2 * time.Second)
+	failed := make(chan struct{}, len(hit))
+	for _, n := range hit {
+		n.fs.SetHook((&onceHook{left: 1, match: steps["log sync"], done: func() { failed <- struct{}{} }}).see)
+	}
+	f.c.poll(2*time.Second, func() bool { return len(failed) == len(hit) })
 	if len(failed) == len(hit) {
-		f.happened("failed syncs", n)
+		f.happened("failed syncs", leader)
 	}
 	for _, n := range hit {
 		n.fs.SetHook(nil)
@@ -257,8 +265,18 @@ func (f *faults) failedSyncs(n *testNode) {
 			n.start()
 		}
 	}
-	f.sleep(2 * time.Second)
-	f.powerLossAfterAck(n)
+	before := f.h.count()
+	f.c.poll(5*time.Second, func() bool { return f.h.count() > before })
+	if leader.now.Load() != nil {
+		leader.kill()
+	}
+	for _, n := range hit {
+		n.powerLoss(f.rng.Uint64())
+	}
+	for _, n := range hit {
+		n.start()
+	}
+	f.revive(leader)
 }
 
 // wipedNode leaves a replica that lacks the last messages, and one that had them
