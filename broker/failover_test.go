@@ -122,9 +122,9 @@ func TestConsumerGoesToAFollowerAndBack(t *testing.T) {
 	}
 	cl.caughtUp(t)
 	for _, id := range cl.ids() {
-		eventually(t, "the topic's route", func() bool {
-			_, err := cl.route(t, id, "T")
-			return err == nil
+		eventually(t, "the topic's route, with all replicas", func() bool {
+			r, err := cl.route(t, id, "T")
+			return err == nil && len(r.Brokers) == 1 && len(r.Brokers[0].Addrs) == 3
 		})
 	}
 	followers := cl.followers(t)
@@ -134,8 +134,22 @@ func TestConsumerGoesToAFollowerAndBack(t *testing.T) {
 		}
 		return n
 	}
+	// It takes no more than a few messages before all replicas know its group: a
+	// follower that does not sends it back, and all would come from the leader.
 	var got inbox
-	p := consume(t, cl.ours(t, client.Config{}), "T", client.PushConfig{Group: "g", From: client.FromFirst}, got.listen)
+	known := make(chan struct{})
+	listen := func(ctx context.Context, ms []*client.MessageExt) error {
+		<-known
+		return got.listen(ctx, ms)
+	}
+	p := consume(t, cl.ours(t, client.Config{}), "T", client.PushConfig{Group: "g", From: client.FromFirst, MaxMessages: 4}, listen)
+	for _, b := range append(followers, leader) {
+		eventually(t, "that all replicas know the consumer and its group", func() bool {
+			_, ok := b.group.State().Group("g")
+			return ok && len(b.clients.consumerIDs("g")) == 1
+		})
+	}
+	close(known)
 	eventually(t, "what it is behind", func() bool { return len(got.all()) >= behind })
 	if served(followers...) == 0 || served(leader) == 0 {
 		t.Errorf("the leader has served %d messages, followers %d", served(leader), served(followers...))
