@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"syscall"
@@ -318,4 +319,21 @@ func (f *faults) wipedNode(_ *testNode) {
 	wiped.left = kept
 	wiped.start()
 	leader.start()
+}
+
+// rot flips a bit of what is sealed in a node's CommitLog, and has it looked for.
+func (f *faults) rot(n *testNode) {
+	g := n.group()
+	first, end := g.Store().Min(), g.Store().End()/testSegment*testSegment
+	if end <= first || g.Err() != nil {
+		return // nothing is sealed
+	}
+	at := first + f.rng.Int64N(end-first)
+	name := fmt.Sprintf("data/store/commitlog/%020d", at/testSegment*testSegment)
+	if err := n.fs.FlipBit(name, at%testSegment, uint(f.rng.IntN(8))); err != nil {
+		return // it is being fetched
+	}
+	f.happened("bit rot", n)
+	pass := g.Scrub(1 << 30)
+	f.c.poll(20*time.Second, func() bool { return g.Status().Scrub.Passes >= pass })
 }

@@ -15,6 +15,7 @@ type faults struct {
 	h     *history
 	rng   *rand.Rand
 	kinds []faultKind    // those of this run
+	async bool           // nodes acknowledge what is not synced
 	seen  map[string]int // how often each kind has happened
 }
 
@@ -50,13 +51,27 @@ func (f *faults) revive(n *testNode) {
 
 // crash ends a process as kill -9 or a power loss would.
 func (f *faults) crash(n *testNode) {
-	if f.rng.IntN(2) == 0 {
+	if f.rng.IntN(2) == 0 || !f.mayLosePower(n) {
 		f.happened("kill", n)
 		n.kill()
 		return
 	}
 	f.happened("power loss", n)
 	n.powerLoss(f.rng.Uint64())
+}
+
+// mayLosePower says whether a node may lose what it has not synced: with
+// AsyncFlush no more than a minority may have, at a time.
+func (f *faults) mayLosePower(n *testNode) bool {
+	if !f.async {
+		return true
+	}
+	for _, o := range f.c.nodes {
+		if p := o.now.Load(); o != n && (p == nil || p.dead.Load() || p.group.Err() != nil || p.group.log.Suspect()) {
+			return false
+		}
+	}
+	return !n.group().log.Suspect()
 }
 
 // faultKind is a kind of fault: it happens to a node that is up, and is mostly
@@ -124,7 +139,11 @@ var faultKinds = []faultKind{
 	{"power loss after an ack", (*faults).powerLossAfterAck},
 	{"failed syncs", (*faults).failedSyncs},
 	{"wiped node", (*faults).wipedNode},
+	{"bit rot", (*faults).rot},
 }
+
+// everywhere are the kinds of fault that lose what a majority has not synced.
+var everywhere = []string{"power loss after an ack", "failed syncs"}
 
 // draw makes one fault of those that the seed has chosen happen, or none.
 func (f *faults) draw() {
@@ -154,6 +173,10 @@ func (f *faults) choose(names string) {
 	for _, i := range f.rng.Perm(len(faultKinds))[:2+f.rng.IntN(5)] {
 		f.kinds = append(f.kinds, faultKinds[i])
 	}
+	if f.async {
+		f.kinds = slices.DeleteFunc(f.kinds, func(k faultKind) bool { return slices.Contains(everywhere, k.name) })
+		f.kinds = append(f.kinds, faultKinds[0])
+	}
 }
 
 // steps are where a crash can be made to fall: just before such an operation.
@@ -180,7 +203,7 @@ func (f *faults) step() (string, func(disk.Op) bool) {
 func (f *faults) crashAtStep(n *testNode) {
 	name, match := f.step()
 	disks := n.fs.Clone
-	if f.rng.IntN(2) == 0 {
+	if f.rng.IntN(2) == 0 && f.mayLosePower(n) {
 		seed, fs := f.rng.Uint64(), n.fs
 		disks = func() *disk.Mem { return fs.Crash(seed) }
 	}

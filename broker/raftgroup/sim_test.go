@@ -20,9 +20,12 @@ func testSim(t *testing.T, seed uint64) {
 	if rng.IntN(6) == 0 {
 		nodes = 5
 	}
-	small := rng.IntN(2) == 0
+	small, async := rng.IntN(2) == 0, rng.IntN(5) == 0
 	tweak := func(c *Config) {
 		c.DedupSpan = 1000 * time.Hour // longer than any run, whatever the clocks say
+		if async {
+			asyncFlush(c)
+		}
 		if small {
 			// Logs are compacted all the time.
 			c.SnapshotBytes, c.TrailingBytes, c.RaftSegmentSize, c.MaxEntry = 64<<10, 1, 128<<10, 64<<10
@@ -32,9 +35,9 @@ func testSim(t *testing.T, seed uint64) {
 	inCluster(t, nodes, tweak, func(t *testing.T, c *testCluster) {
 		c.createTopic("T", 3)
 		h := &history{}
-		f := &faults{c: c, h: h, rng: rng, seen: map[string]int{}}
+		f := &faults{c: c, h: h, rng: rng, async: async, seen: map[string]int{}}
 		f.choose(os.Getenv("RAFTMQ_FAULTS"))
-		t.Logf("%d nodes, small logs: %v, faults from %v", nodes, small, f.names())
+		t.Logf("%d nodes, small logs: %v, async: %v, faults from %v", nodes, small, async, f.names())
 		cl := newClients(c, h, 2+rng.IntN(8), "T", 3, seed)
 		o := newOthers(cl, seed)
 		c.wait("a load before the first fault", func() bool { return h.count() >= floor })
